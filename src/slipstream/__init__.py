@@ -1,0 +1,3 @@
+"""Slipstream: from a Hugging Face checkpoint to a production LLM endpoint on TensorRT-LLM and Triton."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,105 @@
+"""The `tensorrt_llm_bls` model: text in, text out, with tokenizing and detokenizing in process.
+
+One thread serves one stream: it calls the engine's model, detokenizes what comes and sends it on. It spends its time
+waiting, so one instance serves as many streams as the pool has threads; more wait their turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from slipstream.backend.bls_call import EngineCall, EngineFailed
+from slipstream.backend.bls_request import TextRequest, read_text_request
+from slipstream.backend.bls_text import OutputText
+from slipstream.backend.parameters import ModelConfig
+from slipstream.backend.prompt import PromptSettings
+from slipstream.backend.tensors import RequestRefused
+from slipstream.backend.triton import TextReply, input_tensors
+from slipstream.backend.watch import Watch
+from slipstream.text.tokenizer import Tokenizer
+
+_MOST_STREAMS = 256
+_CANCELLATION_PERIOD_S = 0.01
+
+
+class BusinessLogic:
+    """What Triton calls."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        """Load the tokenizer."""
+        config = ModelConfig.of(args["model_config"])
+        self._decoupled = config.decoupled
+        self._accumulates = config.loose_flag("accumulate_tokens", default=False)
+        self._skips_special_tokens = config.loose_flag("skip_special_tokens", default=True)
+        self._engine_model = config.parameters.get("tensorrt_llm_model_name") or "tensorrt_llm"
+        self._settings = PromptSettings(
+            tokenizer=Tokenizer.load(config.text("tokenizer_dir")),
+            add_special_tokens=config.loose_flag("add_special_tokens", default=True),
+        )
+        self._calls: dict[str, EngineCall] = {}
+        self._calls_lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._threads = ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix="stream")
+        self._watch = Watch(
+            self._checks, lambda: None, check_period_s=_CANCELLATION_PERIOD_S, refresh_period_s=float("inf")
+        )
+        self._watch.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Begin every request on a thread of its own; responses follow from there."""
+        for request in requests:
+            self._threads.submit(self._serve, input_tensors(request), TextReply(request))
+
+    def finalize(self) -> None:
+        """End the threads; Triton unloads a model only when its requests are answered."""
+        self._threads.shutdown()
+        self._watch.close()
+
+    def _serve(self, tensors: dict[str, Any], reply: TextReply) -> None:
+        """Answer one request; whatever goes wrong, its client hears of it."""
+        try:
+            wanted = read_text_request(tensors, self._settings, decoupled=self._decoupled)
+            self._generate(wanted, reply)
+        except (RequestRefused, EngineFailed) as error:
+            reply.refuse(str(error))
+        except Exception as error:
+            reply.fail(f"{type(error).__name__}: {error}")
+            raise
+
+    def _generate(self, wanted: TextRequest, reply: TextReply) -> None:
+        request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
+        call = EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+        text = OutputText(
+            self._settings.tokenizer,
+            skip_special_tokens=self._skips_special_tokens,
+            accumulates=self._accumulates and wanted.streaming,
+        )
+        self._enter(request_id, call)
+        try:
+            for part in call.parts(wanted.engine_tensors, reply.requested):
+                piece = text.push(part.ids)
+                if not wanted.streaming:
+                    reply.send_last(piece + text.finish(), part.others)
+                elif piece or part.others:
+                    reply.send(piece, part.others)
+        finally:
+            self._leave(request_id)
+        reply.close(text.finish())
+
+    def _enter(self, request_id: str, call: EngineCall) -> None:
+        with self._calls_lock:
+            self._calls[request_id] = call
+        self._watch.wake()
+
+    def _leave(self, request_id: str) -> None:
+        with self._calls_lock:
+            del self._calls[request_id]
+
+    def _checks(self) -> list[Callable[[], None]]:
+        with self._calls_lock:
+            return [call.stop_if_abandoned for call in self._calls.values()]

@@ -1,0 +1,100 @@
+"""A call of the engine's model from the BLS model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backend.stop_request import stop_request_id
+from slipstream.backend.tensors import Tensors
+
+# Outputs of the engine that clients of a text model may ask for.
+PASSED_OUTPUTS = frozenset(
+    {
+        "cum_log_probs",
+        "output_log_probs",
+        "context_logits",
+        "generation_logits",
+        "batch_index",
+        "sequence_index",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
+        "arrival_time_ns",
+        "first_scheduled_time_ns",
+        "first_token_time_ns",
+        "last_token_time_ns",
+        "acceptance_rate",
+        "total_accepted_draft_tokens",
+        "total_draft_tokens",
+        "num_input_tokens",
+        "num_output_tokens",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One response of the engine."""
+
+    ids: list[int]
+    others: dict[str, NDArray[Any]]
+
+
+class EngineFailed(Exception):
+    """The engine answered with an error; the text is for the client."""
+
+
+class EngineCall:
+    """One generation in progress. Its request id is our own, so that it alone can be stopped."""
+
+    def __init__(self, model: str, *, request_id: str, is_abandoned: Callable[[], bool]) -> None:
+        self._model = model
+        self._request_id = request_id
+        self._is_abandoned = is_abandoned
+        self._is_stopped = False
+
+    def parts(self, tensors: Tensors, requested: frozenset[str]) -> Iterator[Part]:
+        """The engine's responses as they come.
+
+        To be read to the end even when nobody wants them any more: an iterator that is left blocks the unloading of
+        the model. `stop_if_abandoned` makes the end come soon.
+        """
+        failure = ""
+        for response in _execute(self._model, self._request_id, tensors, requested & PASSED_OUTPUTS):
+            if response.has_error():
+                failure = response.error().message()
+            elif (outputs := response.output_tensors()) and not self._is_stopped:
+                yield _part(outputs)
+        if failure:
+            raise EngineFailed(failure)
+
+    def stop_if_abandoned(self) -> None:
+        """End the generation, once, when its client has gone away."""
+        if not self._is_stopped and self._is_abandoned():
+            self._is_stopped = True
+            stop_request_id(self._model, self._request_id)
+
+
+def _execute(model: str, request_id: str, tensors: Tensors, outputs: frozenset[str]) -> Iterator[Any]:
+    import triton_python_backend_utils as pb_utils
+
+    request = pb_utils.InferenceRequest(
+        request_id=request_id,
+        model_name=model,
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
+        requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
+    )
+    responses: Iterator[Any] = request.exec(decoupled=True)
+    return responses
+
+
+def _part(outputs: list[Any]) -> Part:
+    arrays = {tensor.name(): tensor.as_numpy() for tensor in outputs}
+    ids: list[int] = arrays.pop("output_ids").reshape(-1).tolist()
+    length = int(arrays.pop("sequence_length").reshape(-1)[0])
+    return Part(ids[:length], arrays)

@@ -1,0 +1,121 @@
+"""Input tensors of the `tensorrt_llm` model that this engine does not serve, each with its reason.
+
+A tensor that is neither served nor listed here would be a silent gap: a unit test holds both lists against the
+published model. A neutral value (one beam, `false`, …) asks for nothing and is accepted.
+"""
+
+from __future__ import annotations
+
+from slipstream.backend.tensors import RequestRefused, Tensors, is_given
+
+SERVED = frozenset(
+    {
+        "input_ids",
+        "input_lengths",
+        "request_output_len",
+        "end_id",
+        "pad_id",
+        "stop_words_list",
+        "bad_words_list",
+        "temperature",
+        "runtime_top_k",
+        "runtime_top_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "min_tokens",
+        "seed",
+        "return_log_probs",
+        "return_perf_metrics",
+        "return_num_input_tokens",
+        "return_num_output_tokens",
+        "exclude_input_in_output",
+        "stop",
+        "streaming",
+        "prompt_table_extra_ids",  # only as the ensemble's marker, see trailer.py
+    }
+)
+
+_ENCODER = "the engine is a decoder-only model"
+_BEAMS = "beam search is not available on this engine"
+_SEVERAL = "several sequences of one request are not available on this engine"
+_LORA = "the engine was built without LoRA adapters"
+_PROMPT_TABLE = "prompt embeddings are not available on this engine"
+_DRAFT = "draft-target speculation is not available on this engine"
+_LOOKAHEAD = "lookahead decoding is not available on this engine"
+_DECAY = "a decaying top-p is not available on this engine"
+_LOGITS = "the engine does not give out logits"
+_GUIDED = "guided decoding is not available on this engine"
+_RETENTION = "the engine has no retention priorities for KV blocks"
+_MROPE = "the engine is not a multimodal model"
+
+REFUSED = {
+    "encoder_input_features": _ENCODER,
+    "encoder_output_lengths": _ENCODER,
+    "decoder_input_ids": _ENCODER,
+    "decoder_input_lengths": _ENCODER,
+    "cross_attention_mask": _ENCODER,
+    "skip_cross_attn_blocks": _ENCODER,
+    "num_return_sequences": _SEVERAL,
+    "beam_width": _BEAMS,
+    "len_penalty": _BEAMS,
+    "early_stopping": _BEAMS,
+    "beam_search_diversity_rate": _BEAMS,
+    "draft_input_ids": _DRAFT,
+    "draft_logits": _DRAFT,
+    "draft_acceptance_threshold": _DRAFT,
+    "embedding_bias": "a bias on the logits is not available on this engine",
+    "runtime_top_p_min": _DECAY,
+    "runtime_top_p_decay": _DECAY,
+    "runtime_top_p_reset_ids": _DECAY,
+    "return_context_logits": _LOGITS,
+    "return_generation_logits": _LOGITS,
+    "prompt_embedding_table": _PROMPT_TABLE,
+    "prompt_vocab_size": _PROMPT_TABLE,
+    "mrope_rotary_cos_sin": _MROPE,
+    "mrope_position_deltas": _MROPE,
+    "lora_task_id": _LORA,
+    "lora_weights": _LORA,
+    "lora_config": _LORA,
+    "context_phase_params": "disaggregated serving is not available on this engine",
+    "retention_token_range_starts": _RETENTION,
+    "retention_token_range_ends": _RETENTION,
+    "retention_token_range_priorities": _RETENTION,
+    "retention_token_range_durations_ms": _RETENTION,
+    "retention_decode_priority": _RETENTION,
+    "retention_decode_duration_ms": _RETENTION,
+    "guided_decoding_guide_type": _GUIDED,
+    "guided_decoding_guide": _GUIDED,
+    "lookahead_window_size": _LOOKAHEAD,
+    "lookahead_ngram_size": _LOOKAHEAD,
+    "lookahead_verification_set_size": _LOOKAHEAD,
+}
+
+_NEUTRAL: dict[str, tuple[float, ...]] = {
+    "num_return_sequences": (1,),
+    "beam_width": (1,),
+    "len_penalty": (0, 1),  # acts on beams only
+    "early_stopping": (0, 1),  # acts on beams only
+    "beam_search_diversity_rate": (0,),
+    "runtime_top_p_decay": (1,),
+    "runtime_top_p_min": (0,),
+    "return_context_logits": (0,),
+    "return_generation_logits": (0,),
+    "decoder_input_lengths": (0,),
+    "prompt_vocab_size": (0,),
+    "embedding_bias": (0,),
+}
+
+
+def refuse_unserved(tensors: Tensors) -> None:
+    """Raise `RequestRefused` for the first tensor that asks for something the engine does not do."""
+    for name in tensors:
+        if name in SERVED or not is_given(tensors, name) or _is_neutral(tensors, name):
+            continue
+        reason = REFUSED.get(name, "the model has no such input")
+        raise RequestRefused(f"{name}: {reason}; leave it out")
+
+
+def _is_neutral(tensors: Tensors, name: str) -> bool:
+    neutral = _NEUTRAL.get(name)
+    return neutral is not None and all(float(value) in neutral for value in tensors[name].reshape(-1).tolist())

@@ -1,0 +1,210 @@
+"""The engine as the `tensorrt_llm` model sees it: requests in, responses out, whatever happens to the step loop."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, ToLoop
+from slipstream.backend.parameters import Limits
+from slipstream.backend.requests import GenerationRequest
+from slipstream.backend.stream import Piece, Stream, Vocabulary
+from slipstream.backend.tensors import RequestRefused
+from slipstream.errors import SlipstreamError
+
+_REOPEN_PAUSE_S = 2.0
+
+
+class Reply(Protocol):
+    """The way back to one client; every request ends with one last piece or one failure."""
+
+    def send(self, stream: Stream, piece: Piece) -> None:
+        """Send one response."""
+
+    def fail(self, message: str) -> None:
+        """End the request with an error."""
+
+    def is_cancelled(self) -> bool:
+        """The client has gone away."""
+
+
+class Loop(Protocol):
+    """The step loop's process."""
+
+    def send(self, message: ToLoop) -> None:
+        """Pass a message on."""
+
+    def receive(self) -> FromLoop | None:
+        """Wait for a message; none when the loop has died."""
+
+    def has_more(self) -> bool:
+        """A message waits."""
+
+    def close(self) -> None:
+        """End the loop; `receive` gives none from then on."""
+
+    def forget(self) -> None:
+        """Release the channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    stream: Stream
+    reply: Reply
+
+
+class Engine:
+    """Knows every generation in flight; one thread delivers what the step loop brings.
+
+    Tokens of one stream that are ready together travel together: the thread takes all messages that wait before it
+    sends, so it gives one response a token while it keeps up, and fewer, larger ones when it does not.
+    """
+
+    def __init__(
+        self,
+        open_loop: Callable[[], Loop],
+        *,
+        limits: Limits,
+        vocabulary: Vocabulary | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._open_loop = open_loop
+        self._limits = limits
+        self._vocabulary = vocabulary
+        self._on_change = on_change  # called after a request began or ended
+        self._handles = itertools.count(1)
+        self._in_flight: dict[int, _Delivery] = {}
+        self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        self.kv_cache_usage = 0.0
+        self._loop = open_loop()
+        self._thread = threading.Thread(target=self._deliver, name="deliver")
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, reply: Reply) -> int:
+        """Begin `request`; its handle. `RequestRefused` when too many wait already."""
+        stream = Stream(handle=next(self._handles), request=request, vocabulary=self._vocabulary)
+        with self._lock:
+            self._admit()
+            self._in_flight[stream.handle] = _Delivery(stream, reply)
+            self._loop.send(stream.generate_message)
+        self._on_change()
+        return stream.handle
+
+    def cancel(self, handle: int) -> None:
+        """End a generation; its last response still comes. An unknown handle has ended already."""
+        with self._lock:
+            if handle in self._in_flight:
+                self._loop.send(Cancel(handle))
+
+    def cancel_request(self, request_id: str) -> None:
+        """End every generation with Triton's `request_id`; there may be none."""
+        for stream in self.streams():
+            if stream.request.request_id == request_id:
+                self.cancel(stream.handle)
+
+    def checks(self) -> list[Callable[[], None]]:
+        """One call each generation in flight, which ends it if its client has gone away."""
+        with self._lock:
+            return [partial(self._cancel_if_abandoned, delivery) for delivery in self._in_flight.values()]
+
+    def streams(self) -> list[Stream]:
+        """The generations in flight, oldest first."""
+        with self._lock:
+            return [delivery.stream for delivery in self._in_flight.values()]
+
+    def close(self) -> None:
+        """Fail what is in flight, end the step loop and the thread."""
+        self._is_closing.set()
+        with self._lock:
+            self._loop.close()
+        self._thread.join()
+        self._fail_all("the model is being unloaded")
+        self._loop.forget()
+
+    def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
+        if delivery.stream.ending is None and delivery.reply.is_cancelled():
+            self.cancel(delivery.stream.handle)
+
+    def _admit(self) -> None:
+        waiting = len(self._in_flight) - self._limits.max_batch_size
+        limit = self._limits.max_queue_size
+        if limit and waiting >= limit:
+            raise RequestRefused(f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later")
+
+    def _deliver(self) -> None:
+        while (message := self._loop.receive()) is not None or self._reopen():
+            touched: dict[int, _Delivery] = {}
+            if message is not None:
+                self._take(message, touched)
+                while self._loop.has_more() and (message := self._loop.receive()) is not None:
+                    self._take(message, touched)
+            for delivery in touched.values():
+                self._send(delivery)
+
+    def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:
+        if not isinstance(message, Step):
+            return
+        self.kv_cache_usage = message.kv_cache_usage
+        for tokens in message.tokens:
+            delivery = self._in_flight.get(tokens.handle)
+            if delivery is None or delivery.stream.ending is not None:
+                continue  # a stop word ended it before the loop knew
+            touched[tokens.handle] = delivery
+            if delivery.stream.push(tokens):
+                self.cancel(tokens.handle)
+
+    def _send(self, delivery: _Delivery) -> None:
+        stream = delivery.stream
+        if stream.ending is None:
+            piece = stream.take()
+            if piece is not None:
+                delivery.reply.send(stream, piece)
+            return
+        with self._lock:
+            self._in_flight.pop(stream.handle, None)
+        if stream.ending is Ending.FAILED:
+            delivery.reply.fail(stream.failure)
+        elif (piece := stream.take()) is not None:
+            delivery.reply.send(stream, piece)
+        self._on_change()
+
+    def _reopen(self) -> bool:
+        """After the loop's death: fail what was in flight, open a new one; false when the model is being unloaded."""
+        if self._is_closing.is_set():
+            return False
+        self._fail_all("the engine's process died and is being restarted: send the request again")
+        self._loop.close()
+        self._loop.forget()
+        while not self._is_closing.is_set():
+            try:
+                loop = self._open_loop()
+            except SlipstreamError as error:
+                self._fail_all(error.message)
+                self._is_closing.wait(_REOPEN_PAUSE_S)
+                continue
+            return self._use(loop)
+        return False
+
+    def _use(self, loop: Loop) -> bool:
+        with self._lock:
+            self._loop = loop
+            if self._is_closing.is_set():  # `close` has ended the loop before this one
+                loop.close()
+                return False
+            # Requests that came since were told to the dead one.
+            for delivery in self._in_flight.values():
+                loop.send(delivery.stream.generate_message)
+        return True
+
+    def _fail_all(self, message: str) -> None:
+        with self._lock:
+            deliveries = list(self._in_flight.values())
+            self._in_flight.clear()
+        for delivery in deliveries:
+            delivery.reply.fail(message)
+        self._on_change()

@@ -1,0 +1,95 @@
+"""The `tensorrt_llm` model: TensorRT-LLM's tensors in front of the in-flight batching engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slipstream.backend.characters import Characters
+from slipstream.backend.engine import Engine
+from slipstream.backend.gauges import Gauges
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings
+from slipstream.backend.pipeline import engine_facts, kv_block_bytes
+from slipstream.backend.requests import ModelProfile, read_request
+from slipstream.backend.step_process import StepProcess
+from slipstream.backend.stream import Vocabulary
+from slipstream.backend.tensors import RequestRefused, Tensors, flag
+from slipstream.backend.trailer import read_stop_handle
+from slipstream.backend.triton import TritonReply, input_tensors
+from slipstream.backend.watch import Watch
+from slipstream.text.tokenizer import Tokenizer
+
+
+class EngineModel:
+    """What Triton calls; `execute` returns at once and responses follow from the engine's own thread."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        """Load the engine; an error here fails the load of the model."""
+        config = ModelConfig.of(args["model_config"])
+        settings = PipelineSettings.of(config)
+        facts = engine_facts(settings.engine_dir)
+        limits = Limits.of(config, vocab_size=int(facts["vocab_size"]))
+        self._profile = ModelProfile(
+            limits=limits,
+            decoupled=config.decoupled,
+            exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
+        )
+        self._engine = Engine(
+            lambda: StepProcess(settings),
+            limits=limits,
+            vocabulary=_vocabulary(config),
+            on_change=lambda: self._watch.wake(),
+        )
+        gauges = Gauges(
+            model=config.name,
+            version=str(args.get("model_version", "1")),
+            limits=limits,
+            max_kv_blocks=(settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution),
+        )
+        self._watch = Watch(
+            self._engine.checks,
+            lambda: gauges.refresh(self._engine.streams()),
+            check_period_s=config.whole("cancellation_check_period_ms", default=100) / 1000,
+            refresh_period_s=config.whole("stats_check_period_ms", default=100) / 1000,
+        )
+        self._watch.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand every request to the engine; each is answered by its own response sender."""
+        for request in requests:
+            reply = TritonReply(request)
+            try:
+                self._take(request, reply)
+            except RequestRefused as error:
+                reply.refuse(str(error))
+
+    def finalize(self) -> None:
+        """Fail what is in flight and leave no thread and no process."""
+        self._watch.close()
+        self._engine.close()
+
+    def _take(self, request: Any, reply: TritonReply) -> None:
+        tensors = input_tensors(request)
+        if flag(tensors, "stop"):
+            self._stop(tensors, request.request_id(), reply)
+            return
+        generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
+        self._engine.submit(generation, reply)
+
+    def _stop(self, tensors: Tensors, request_id: str, reply: TritonReply) -> None:
+        handle = read_stop_handle(tensors)
+        if handle is not None:
+            self._engine.cancel(handle)
+        elif request_id:
+            self._engine.cancel_request(request_id)
+        else:
+            raise RequestRefused("stop is true, but the request has no id: give the id of the request to stop")
+        reply.close(decoupled=self._profile.decoupled)
+
+
+def _vocabulary(config: ModelConfig) -> Vocabulary | None:
+    """None without a tokenizer_dir: clients that speak ids alone need none."""
+    directory = config.parameters.get("tokenizer_dir", "")
+    if not directory or directory.startswith("${"):
+        return None
+    tokenizer = Tokenizer.load(directory)
+    return Vocabulary(tokenizer=tokenizer, characters=Characters(tokenizer))

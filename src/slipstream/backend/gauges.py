@@ -1,0 +1,72 @@
+"""The `nv_trt_llm_*` gauges of TensorRT-LLM's backend that exist so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slipstream.backend.parameters import Limits
+from slipstream.backend.pipeline import KV_BLOCK_TOKENS
+from slipstream.backend.stream import Stream
+
+_FAMILIES = {
+    "nv_trt_llm_request_metrics": ("TRT LLM request metrics", "request_type"),
+    "nv_trt_llm_kv_cache_block_metrics": ("TRT LLM KV cache block metrics", "kv_cache_block_type"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    family: str
+    label: str
+
+
+class Gauges:
+    """Written by one thread; a value that has not changed is not sent to Triton again."""
+
+    def __init__(self, *, model: str, version: str, limits: Limits, max_kv_blocks: int) -> None:
+        import triton_python_backend_utils as pb_utils
+
+        self._labels = {"model": model, "version": version}
+        self._limits = limits
+        self._max_kv_blocks = max_kv_blocks
+        self._families = {
+            name: pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)
+            for name, (description, _) in _FAMILIES.items()
+        }
+        self._metrics: dict[_Key, Any] = {}
+        self._last: dict[_Key, float] = {}
+
+    def refresh(self, streams: Sequence[Stream]) -> None:
+        """Set every gauge to what `streams`, all that are in flight, come to."""
+        generating = sum(stream.tokens_generated > 0 for stream in streams)
+        scheduled = min(len(streams), self._limits.max_batch_size)
+        used_blocks = sum(-(-stream.kv_cache_tokens // KV_BLOCK_TOKENS) for stream in streams)
+        requests = {
+            "active": len(streams),
+            "max": self._limits.max_batch_size,
+            "scheduled": scheduled,
+            "context": scheduled - min(generating, scheduled),
+            "waiting": len(streams) - scheduled,
+        }
+        blocks = {
+            "max": self._max_kv_blocks,
+            "used": used_blocks,
+            "free": self._max_kv_blocks - used_blocks,
+            "tokens_per": KV_BLOCK_TOKENS,
+            "fraction": used_blocks / self._max_kv_blocks if self._max_kv_blocks else 0.0,
+        }
+        self._set("nv_trt_llm_request_metrics", requests)
+        self._set("nv_trt_llm_kv_cache_block_metrics", blocks)
+
+    def _set(self, family: str, values: dict[str, float]) -> None:
+        for label, value in values.items():
+            key = _Key(family=family, label=label)
+            if self._last.get(key) == value:
+                continue
+            if key not in self._metrics:
+                labels = {**self._labels, _FAMILIES[family][1]: label}
+                self._metrics[key] = self._families[family].Metric(labels=labels)
+            self._metrics[key].set(value)
+            self._last[key] = value

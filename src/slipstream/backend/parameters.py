@@ -1,0 +1,130 @@
+"""What a model reads from its own config.pbtxt when Triton loads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from slipstream.errors import SlipstreamError
+
+_TRUE = frozenset({"true", "True", "TRUE", "1"})
+_FALSE = frozenset({"false", "False", "FALSE", "0"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model's configuration as Triton hands it to `initialize`."""
+
+    name: str
+    decoupled: bool
+    max_queue_size: int  # requests that may wait; 0: no limit
+    parameters: dict[str, str]
+
+    @classmethod
+    def of(cls, model_config: str) -> ModelConfig:
+        """Read the JSON text in `args["model_config"]`."""
+        config: dict[str, Any] = json.loads(model_config)
+        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        return cls(
+            name=config["name"],
+            decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
+            max_queue_size=int(queue.get("max_queue_size", 0)),
+            parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
+        )
+
+    def text(self, key: str) -> str:
+        """A parameter that must be there."""
+        value = self.parameters.get(key, "")
+        if not value or value.startswith("${"):
+            raise SlipstreamError(
+                f"{self.name}/config.pbtxt: parameter {key} is missing", mend="render the model repository again"
+            )
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """A boolean as TensorRT-LLM's backend reads it: anything but its eight spellings counts as not set."""
+        value = self.parameters.get(key, "")
+        return value in _TRUE or (default and value not in _FALSE)
+
+    def loose_flag(self, key: str, *, default: bool) -> bool:
+        """A boolean as TensorRT-LLM's Python models read it: also yes, no, y, n, t, f, in any case."""
+        value = self.parameters.get(key, "").lower()
+        if value in {"true", "1", "t", "y", "yes"}:
+            return True
+        if value in {"false", "0", "f", "n", "no"}:
+            return False
+        return default
+
+    def whole(self, key: str, *, default: int) -> int:
+        """A whole number; an unfilled placeholder counts as not set."""
+        value = self.parameters.get(key, "")
+        if not value or value.startswith("${"):
+            return default
+        try:
+            return int(value)
+        except ValueError as error:
+            raise SlipstreamError(
+                f"{self.name}/config.pbtxt: parameter {key} is {value!r}, not a whole number",
+                mend="render the model repository again",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSettings:
+    """How the engine directory is opened: what the step loop's process needs to know."""
+
+    engine_dir: Path
+    execution: Literal["performance", "accuracy"]
+    kv_cache_gib: int
+    max_batch_size: int
+    max_num_tokens: int
+    enable_kv_cache_reuse: bool
+    enable_chunked_context: bool
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> PipelineSettings:
+        return cls(
+            engine_dir=Path(config.text("gpt_model_path")),
+            execution=_execution(config),
+            kv_cache_gib=config.whole("slipstream_kv_cache_gib", default=1),
+            max_batch_size=config.whole("slipstream_max_batch_size", default=32),
+            max_num_tokens=config.whole("slipstream_max_num_tokens", default=2048),
+            enable_kv_cache_reuse=config.flag("enable_kv_cache_reuse", default=True),
+            enable_chunked_context=config.flag("enable_chunked_context", default=True),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request, and all requests together, may ask of the engine."""
+
+    max_input_len: int
+    max_seq_len: int
+    max_batch_size: int
+    max_queue_size: int  # 0: no limit
+    vocab_size: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, *, vocab_size: int) -> Limits:
+        max_seq_len = config.whole("slipstream_max_seq_len", default=2048)
+        return cls(
+            max_input_len=config.whole("slipstream_max_input_len", default=max_seq_len - 1),
+            max_seq_len=max_seq_len,
+            max_batch_size=config.whole("slipstream_max_batch_size", default=32),
+            max_queue_size=config.max_queue_size,
+            vocab_size=vocab_size,
+        )
+
+
+def _execution(config: ModelConfig) -> Literal["performance", "accuracy"]:
+    value = config.parameters.get("slipstream_execution", "performance")
+    if value == "performance":
+        return "performance"
+    if value == "accuracy":
+        return "accuracy"
+    raise SlipstreamError(
+        f"{config.name}/config.pbtxt: slipstream_execution is {value!r}",
+        mend="use performance or accuracy, and render again",
+    )

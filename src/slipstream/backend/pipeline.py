@@ -1,0 +1,183 @@
+"""OpenVINO GenAI's continuous-batching pipeline behind the few calls that the step loop needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from slipstream.backend.messages import Ending, Generate, Tokens
+from slipstream.backend.parameters import PipelineSettings
+from slipstream.errors import SlipstreamError
+
+ENGINE_FILE = "engine.json"
+KV_BLOCK_TOKENS = 32  # fixed by OpenVINO for CPUs
+_SCALE_BYTES = 8  # a float32 scale and a float32 zero point
+
+
+class Generation(Protocol):
+    """One running request."""
+
+    def read(self) -> Tokens | None:
+        """What it got since the last call; none when there is nothing new."""
+
+    def cancel(self) -> None:
+        """Free its slot and KV blocks before the next step."""
+
+
+class Pipeline(Protocol):
+    """Runs any number of generations, one token each in a step."""
+
+    def add(self, request: Generate) -> Generation:
+        """Begin `request` with the next step."""
+
+    def step(self) -> None:
+        """Compute the next token of every generation that is scheduled."""
+
+    def kv_cache_usage(self) -> float:
+        """Share of the KV cache in use, 0..1, as of the last step."""
+
+    def kv_cache_bytes(self) -> int:
+        """Size of the KV cache."""
+
+
+class OpenVinoPipeline:
+    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        import openvino_genai
+
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
+        )
+
+    def add(self, request: Generate) -> Generation:
+        import numpy as np
+        import openvino
+
+        prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
+        handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
+        return OpenVinoGeneration(request, handle)
+
+    def step(self) -> None:
+        self._pipeline.step()
+
+    def kv_cache_usage(self) -> float:
+        return float(self._pipeline.get_metrics().cache_usage) / 100
+
+    def kv_cache_bytes(self) -> int:
+        return int(self._pipeline.get_metrics().cache_size_in_bytes)
+
+
+class OpenVinoGeneration:
+    """Keeps the pipeline's handle alive: dropping it would end the request."""
+
+    def __init__(self, request: Generate, handle: Any) -> None:
+        self._request = request
+        self._handle = handle
+        self._count = 0
+
+    def read(self) -> Tokens | None:
+        if not self._handle.can_read():
+            return self._ending_without_tokens()
+        output = next(iter(self._handle.read().values()))
+        ids: list[int] = output.generated_ids
+        log_probs = output.generated_log_probs if self._request.log_probs else None
+        self._count += len(ids)
+        ending = _ending(output.finish_reason)
+        if ending is Ending.END_ID and ids and ids[-1] == self._request.stop.end_id:
+            # As in TensorRT-LLM, the token that ends a text is not part of it.
+            ids, log_probs = ids[:-1], None if log_probs is None else log_probs[:-1]
+        return Tokens(self._request.handle, ids, log_probs, ending)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _ending_without_tokens(self) -> Tokens | None:
+        from openvino_genai import GenerationStatus
+
+        if self._handle.get_status() != GenerationStatus.IGNORED:
+            return None
+        failure = "the KV cache is too small for this request: shorten the prompt or the output"
+        return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
+
+
+def engine_facts(engine_dir: Path) -> dict[str, Any]:
+    """The engine's own description; its build writes it beside the graph."""
+    path = engine_dir / ENGINE_FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SlipstreamError(f"{path}: cannot be read ({error})", mend="build the engine again") from error
+    return facts
+
+
+def kv_block_bytes(facts: dict[str, Any], execution: str) -> int:
+    """Size of one block of `KV_BLOCK_TOKENS` tokens in the KV cache, all layers.
+
+    In 8 bits, keys carry a scale and a zero point a channel of each block, values carry them a token.
+    """
+    tokens, head_size = KV_BLOCK_TOKENS, int(facts["head_size"])
+    if facts["execution"][execution].get("KV_CACHE_PRECISION") == "u8":
+        head_bytes = head_size * (tokens + _SCALE_BYTES) + tokens * (head_size + _SCALE_BYTES)
+    else:
+        head_bytes = 2 * 4 * tokens * head_size
+    return head_bytes * int(facts["num_kv_heads"]) * int(facts["num_layers"])
+
+
+def _scheduler(settings: PipelineSettings) -> Any:
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.cache_size = settings.kv_cache_gib
+    scheduler.max_num_batched_tokens = settings.max_num_tokens
+    scheduler.max_num_seqs = settings.max_batch_size
+    scheduler.dynamic_split_fuse = settings.enable_chunked_context
+    scheduler.enable_prefix_caching = settings.enable_kv_cache_reuse
+    return scheduler
+
+
+def _properties(settings: PipelineSettings) -> dict[str, Any]:
+    properties: dict[str, Any] = engine_facts(settings.engine_dir)["execution"][settings.execution]
+    return properties
+
+
+def _generation_config(request: Generate) -> Any:
+    import openvino_genai
+
+    config = openvino_genai.GenerationConfig()
+    config.apply_chat_template = False
+    config.max_new_tokens = request.stop.max_new_tokens
+    config.min_new_tokens = request.stop.min_new_tokens
+    if request.stop.end_id is None:
+        config.ignore_eos = True
+    else:
+        config.set_eos_token_id(request.stop.end_id)
+    config.repetition_penalty = request.penalties.repetition
+    config.presence_penalty = request.penalties.presence
+    config.frequency_penalty = request.penalties.frequency
+    config.logprobs = 1 if request.log_probs else 0
+    if request.sampling is not None:
+        _sample(config, request)
+    return config
+
+
+def _sample(config: Any, request: Generate) -> None:
+    assert request.sampling is not None
+    config.do_sample = True
+    config.temperature = request.sampling.temperature
+    config.rng_seed = request.sampling.seed
+    if request.sampling.top_k is not None:
+        config.top_k = request.sampling.top_k
+    if request.sampling.top_p is not None:
+        config.top_p = request.sampling.top_p
+
+
+def _ending(reason: Any) -> Ending | None:
+    from openvino_genai import GenerationFinishReason
+
+    if reason == GenerationFinishReason.STOP:
+        return Ending.END_ID
+    if reason == GenerationFinishReason.LENGTH:
+        return Ending.LENGTH
+    return None

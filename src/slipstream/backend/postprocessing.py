@@ -1,0 +1,65 @@
+"""The `postprocessing` model: token ids in, text out. It has no state: every response is decoded by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backend.parameters import ModelConfig
+from slipstream.backend.pieces_of_text import PieceDecoder
+from slipstream.backend.stop_sender import StopSender
+from slipstream.backend.tensors import Tensors
+from slipstream.backend.trailer import Trailer, read_trailer
+from slipstream.backend.triton import input_tensors, response
+from slipstream.text.tokenizer import Tokenizer
+
+
+class Postprocessing:
+    """What Triton calls. It also tells the engine when the ensemble's client has gone away, see trailer.py."""
+
+    def initialize(self, args: dict[str, Any]) -> None:
+        """Load the tokenizer."""
+        config = ModelConfig.of(args["model_config"])
+        tokenizer = Tokenizer.load(config.text("tokenizer_dir"))
+        skip_special_tokens = config.loose_flag("skip_special_tokens", default=True)
+        self._decoder = PieceDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
+        self._stops = StopSender()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Decode every request."""
+        return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Wait for the stop requests that are on their way."""
+        self._stops.close()
+
+    def _answer(self, request: Any) -> Any:
+        rows = read_rows(input_tensors(request))
+        for row in rows:
+            if row.trailer is not None and self._stops.is_due(row.trailer.handle) and request.is_cancelled():
+                self._stops.stop(row.trailer.handle)
+        texts = [self._decoder.decode(row.ids, begins_text=row.begins_text) for row in rows]
+        return response({"OUTPUT": np.array([[text.encode()] for text in texts], np.object_)})
+
+
+class Row:
+    """The tokens of one sequence."""
+
+    def __init__(self, ids: list[int], length: int) -> None:
+        self.ids = ids[:length]
+        self.trailer: Trailer | None = read_trailer(ids, length)
+
+    @property
+    def begins_text(self) -> bool:
+        """Nothing of the same text came in an earlier response."""
+        return self.trailer is None or self.trailer.tokens_before == 0
+
+
+def read_rows(tensors: Tensors) -> list[Row]:
+    """Every sequence of TOKENS_BATCH [batch, beams, tokens], cut to its own length in SEQUENCE_LENGTH [batch, beams]."""
+    tokens: NDArray[np.int32] = tensors["TOKENS_BATCH"]
+    lengths: list[int] = tensors["SEQUENCE_LENGTH"].reshape(-1).tolist()
+    sequences: list[list[int]] = tokens.reshape(len(lengths), -1).tolist()
+    return [Row(ids, length) for ids, length in zip(sequences, lengths, strict=True)]

@@ -1,0 +1,99 @@
+"""One prompt of a text request: what preprocessing and the BLS model read alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backend.tensors import RequestRefused, Tensors, is_given, text
+from slipstream.backend.words import pack
+from slipstream.text.tokenizer import Tokenizer
+
+_IMAGES = "the engine is not a multimodal model"
+_BIAS = "a bias on the logits is not available on this engine"
+
+# Preprocessing's name of an input, the name that clients of the ensemble and of the BLS model use, and the reason.
+_UNSERVED = (
+    ("DECODER_QUERY", "decoder_text_input", "the engine is a decoder-only model"),
+    ("IMAGE_BYTES", "image_bytes_input", _IMAGES),
+    ("IMAGE_URL", "image_url_input", _IMAGES),
+    ("IMAGE_SIZES", "image_sizes_input", _IMAGES),
+    ("VIDEO_BYTES", "video_bytes_input", _IMAGES),
+    ("EMBEDDING_BIAS_WORDS", "embedding_bias_words", _BIAS),
+    ("EMBEDDING_BIAS_WEIGHTS", "embedding_bias_weights", _BIAS),
+    ("PROMPT_TABLE_EXTRA_ID", "prompt_table_extra_id", "prompt embeddings are not available on this engine"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSettings:
+    """How prompts become tokens."""
+
+    tokenizer: Tokenizer
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt and the words that go with it."""
+
+    ids: list[int]
+    max_tokens: int
+    end_id: int
+    pad_id: int
+    stop_words: NDArray[np.int32]  # [2, n]
+    bad_words: NDArray[np.int32]  # [2, n]
+
+
+def refuse_unserved_text(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Raise `RequestRefused` for an input that the engine cannot honour; empty strings ask for nothing."""
+    for name, client_name, reason in _UNSERVED:
+        if is_given(tensors, name) and any(value not in (b"", "", 0) for value in tensors[name].reshape(-1).tolist()):
+            raise RequestRefused(f"{client_name}: {reason}; leave it out")
+
+
+def read_prompt(tensors: Tensors, row: int, settings: PromptSettings) -> Prompt:
+    """Row `row` of a batch in preprocessing's own tensor names.
+
+    A model that ends its text with any of several ids is told the first; the others travel as stop words, unless the
+    request names an end id of its own.
+    """
+    tokenizer = settings.tokenizer
+    query = text(tensors["QUERY"].reshape(tensors["QUERY"].shape[0], -1)[row][0])
+    end_id = _whole(tensors, "END_ID", row)
+    stop_words = _words(tensors, "STOP_WORDS_DICT", row, tokenizer)
+    if end_id is None:
+        end_id = tokenizer.eos_ids[0] if tokenizer.eos_ids else -1
+        stop_words += [[id] for id in tokenizer.eos_ids[1:]]
+    pad_id = _whole(tensors, "PAD_ID", row)
+    if pad_id is None:
+        pad_id = tokenizer.pad_id if tokenizer.pad_id is not None else max(end_id, 0)
+    max_tokens = _whole(tensors, "REQUEST_OUTPUT_LEN", row)
+    if max_tokens is None:
+        raise RequestRefused("max_tokens is missing")
+    return Prompt(
+        ids=tokenizer.encode(query, add_special_tokens=settings.add_special_tokens),
+        max_tokens=max_tokens,
+        end_id=end_id,
+        pad_id=pad_id,
+        stop_words=pack(stop_words),
+        bad_words=pack(_words(tensors, "BAD_WORDS_DICT", row, tokenizer)),
+    )
+
+
+def _words(tensors: Tensors, name: str, row: int, tokenizer: Tokenizer) -> list[list[int]]:
+    if not is_given(tensors, name):
+        return []
+    values = tensors[name]
+    texts = [text(value) for value in values.reshape(values.shape[0], -1)[row]]
+    return [tokenizer.encode(word, add_special_tokens=False) for word in texts if word]
+
+
+def _whole(tensors: Tensors, name: str, row: int) -> int | None:
+    if not is_given(tensors, name):
+        return None
+    return int(tensors[name].reshape(tensors[name].shape[0], -1)[row][0])

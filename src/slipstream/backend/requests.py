@@ -1,0 +1,189 @@
+"""A request to the engine: tensors in, typed values out.
+
+Meanings are those of TensorRT-LLM's C++ backend. Decoding is greedy unless `runtime_top_k` is above 1 or
+`runtime_top_p` is above 0. A prompt longer than `max_input_len` is refused; an output that would pass `max_seq_len`
+is shortened to the room that is left. Without `end_id` (or with -1) no token ends the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.parameters import Limits
+from slipstream.backend.tensors import RequestRefused, Tensors, flag, integer, is_given, number
+from slipstream.backend.trailer import is_marked
+from slipstream.backend.words import Word, unpack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Draw from the most probable tokens instead of taking the first."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Penalties:
+    """What repetition costs a token."""
+
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRules:
+    """When the output ends, and what it must not hold."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    end_id: int | None  # not part of the output
+    stop_words: tuple[Word, ...]  # part of the output
+    bad_words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputWishes:
+    """What the responses hold."""
+
+    streaming: bool
+    echo_prompt: bool
+    log_probs: bool
+    num_input_tokens: bool
+    num_output_tokens: bool
+    perf_metrics: bool
+    trailer: bool  # the request came through the ensemble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One prompt to continue."""
+
+    request_id: str  # Triton's, often empty
+    prompt_ids: list[int]
+    sampling: Sampling | None  # None: greedy
+    penalties: Penalties
+    stop: StopRules
+    wishes: OutputWishes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProfile:
+    """What the model's configuration says about every request."""
+
+    limits: Limits
+    decoupled: bool
+    exclude_input_in_output: bool
+
+
+def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
+    """The generation that `tensors` ask for; `RequestRefused` says what cannot be done."""
+    refuse_unserved(tensors)
+    prompt_ids = _prompt(tensors, profile.limits)
+    return GenerationRequest(
+        request_id=request_id,
+        prompt_ids=prompt_ids,
+        sampling=_sampling(tensors),
+        penalties=_penalties(tensors),
+        stop=_stop_rules(tensors, room=profile.limits.max_seq_len - len(prompt_ids)),
+        wishes=_wishes(tensors, profile),
+    )
+
+
+def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
+    if not is_given(tensors, "input_ids"):
+        raise RequestRefused("input_ids is missing or empty: a prompt needs at least one token")
+    ids = tensors["input_ids"]
+    if ids.ndim > 1 and ids.shape[0] != 1:
+        raise RequestRefused(f"the request holds a batch of {ids.shape[0]} prompts, the limit is 1: send them one by one")
+    length = integer(tensors, "input_lengths")
+    if length is None or not 1 <= length <= ids.size:
+        raise RequestRefused(f"input_lengths is {length}, input_ids holds {ids.size} tokens")
+    if length > limits.max_input_len:
+        raise RequestRefused(f"the prompt has {length} tokens, the limit max_input_len is {limits.max_input_len}")
+    if length >= limits.max_seq_len:
+        raise RequestRefused(
+            f"the prompt has {length} tokens and leaves no room for output, the limit max_seq_len is {limits.max_seq_len}"
+        )
+    prompt: list[int] = ids.reshape(-1)[:length].tolist()
+    if min(prompt) < 0 or max(prompt) >= limits.vocab_size:
+        wrong = next(id for id in prompt if not 0 <= id < limits.vocab_size)
+        raise RequestRefused(f"input_ids holds {wrong}, the vocabulary has ids 0 to {limits.vocab_size - 1}")
+    return prompt
+
+
+def _sampling(tensors: Tensors) -> Sampling | None:
+    top_k = integer(tensors, "runtime_top_k") or 0
+    top_p = number(tensors, "runtime_top_p") or 0.0
+    temperature = number(tensors, "temperature")
+    seed = integer(tensors, "seed") or 0
+    if top_k < 0:
+        raise RequestRefused(f"runtime_top_k is {top_k}, it must be 0 (all tokens) or more")
+    if top_p > 1:
+        raise RequestRefused(f"runtime_top_p is {top_p:g}, it must be at most 1")
+    if temperature is not None and temperature < 0:
+        raise RequestRefused(f"temperature is {temperature:g}, it must be 0 (greedy) or more")
+    if top_k == 1 or (top_k == 0 and top_p <= 0) or temperature == 0:
+        return None
+    return Sampling(
+        temperature=1.0 if temperature is None else temperature,
+        top_k=top_k or None,
+        top_p=top_p if 0 < top_p < 1 else None,
+        seed=seed,
+    )
+
+
+def _penalties(tensors: Tensors) -> Penalties:
+    repetition = number(tensors, "repetition_penalty")
+    if repetition is not None and repetition <= 0:
+        raise RequestRefused(f"repetition_penalty is {repetition:g}, it must be above 0")
+    presence = number(tensors, "presence_penalty") or 0.0
+    frequency = number(tensors, "frequency_penalty") or 0.0
+    for name, value in (("presence_penalty", presence), ("frequency_penalty", frequency)):
+        if not -2 <= value <= 2:
+            raise RequestRefused(f"{name} is {value:g}, it must be from -2 to 2")
+    return Penalties(
+        repetition=1.0 if repetition is None else repetition,
+        presence=presence,
+        frequency=frequency,
+    )
+
+
+def _stop_rules(tensors: Tensors, *, room: int) -> StopRules:
+    wanted = integer(tensors, "request_output_len")
+    if wanted is None or wanted < 1:
+        raise RequestRefused(f"request_output_len is {wanted}, it must be at least 1")
+    min_tokens = integer(tensors, "min_tokens") or 0
+    if min_tokens < 0:
+        raise RequestRefused(f"min_tokens is {min_tokens}, it must be 0 or more")
+    end_id = integer(tensors, "end_id")
+    max_new_tokens = min(wanted, room)
+    return StopRules(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min(min_tokens, max_new_tokens),
+        end_id=None if end_id is None or end_id < 0 else end_id,
+        stop_words=unpack(tensors, "stop_words_list"),
+        bad_words=unpack(tensors, "bad_words_list"),
+    )
+
+
+def _wishes(tensors: Tensors, profile: ModelProfile) -> OutputWishes:
+    streaming = bool(flag(tensors, "streaming"))
+    if streaming and not profile.decoupled:
+        raise RequestRefused("streaming is true, but the model is not decoupled: it gives one response a request")
+    exclude = flag(tensors, "exclude_input_in_output")
+    if exclude is None:
+        exclude = profile.exclude_input_in_output
+    return OutputWishes(
+        streaming=streaming,
+        echo_prompt=not streaming and not exclude,
+        log_probs=bool(flag(tensors, "return_log_probs")),
+        num_input_tokens=bool(flag(tensors, "return_num_input_tokens")),
+        num_output_tokens=bool(flag(tensors, "return_num_output_tokens")),
+        perf_metrics=bool(flag(tensors, "return_perf_metrics")),
+        trailer=is_marked(tensors),
+    )

@@ -1,0 +1,127 @@
+"""The step loop: the one place that drives the pipeline.
+
+It runs in a process of its own (`python -m slipstream.backend.step_loop`), because the pipeline's step holds Python's
+global lock from begin to end and would keep the model from sending what the step before brought.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TypeAlias
+
+from slipstream.backend.messages import Broken, Cancel, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
+from slipstream.backend.pipeline import Generation, Pipeline
+
+Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
+
+
+class StepLoop:
+    """Takes requests from `channel`, steps while there are any, and sends what each step brings.
+
+    An exception in a step fails the requests in flight and opens the pipeline anew; idle, the loop blocks.
+    """
+
+    def __init__(self, open_pipeline: Callable[[], Pipeline], channel: Channel) -> None:
+        self._open_pipeline = open_pipeline
+        self._channel = channel
+        self._running: dict[int, Generation] = {}
+
+    def run(self) -> None:
+        """Serve until the other end of the channel is closed."""
+        try:
+            self._pipeline = self._open_pipeline()
+            self._channel.send(Ready(self._pipeline.kv_cache_bytes()))
+            while True:
+                self._take_messages()
+                if self._running:
+                    self._step()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+    def _take_messages(self) -> None:
+        """Take all that has come; wait for more only when there is nothing to do."""
+        while not self._running or self._channel.poll():
+            message = self._channel.recv()
+            if isinstance(message, Generate):
+                self._begin(message)
+            else:
+                self._cancel(message)
+
+    def _begin(self, request: Generate) -> None:
+        try:
+            self._running[request.handle] = self._pipeline.add(request)
+        except RuntimeError as error:  # the pipeline's only exception type
+            self._end(request.handle, Ending.FAILED, f"the engine refused the request: {_first_line(error)}")
+
+    def _cancel(self, message: Cancel) -> None:
+        generation = self._running.pop(message.handle, None)
+        if generation is None:
+            return  # it ended while the message was on its way
+        generation.cancel()
+        if not self._running:
+            self._step_quietly()  # the pipeline frees a cancelled request's blocks in its next step
+        self._end(message.handle, Ending.CANCELLED)
+
+    def _step(self) -> None:
+        try:
+            self._pipeline.step()
+            tokens = [tokens for generation in self._running.values() if (tokens := generation.read()) is not None]
+        except RuntimeError as error:
+            self._start_over(error)
+            return
+        for item in tokens:
+            if item.ending is not None:
+                del self._running[item.handle]
+        if tokens:
+            self._channel.send(Step(tokens, self._usage()))
+
+    def _step_quietly(self) -> None:
+        try:
+            self._pipeline.step()
+        except RuntimeError as error:
+            self._start_over(error)
+
+    def _start_over(self, error: RuntimeError) -> None:
+        """Nothing is known about a pipeline that threw: answer its requests and open a new one."""
+        traceback.print_exc(file=sys.stderr)
+        failure = f"the engine failed in a step and was restarted: {_first_line(error)}"
+        failed = [Tokens(handle, [], None, Ending.FAILED, failure) for handle in self._running]
+        self._running.clear()
+        self._channel.send(Step(failed, 0.0))
+        del self._pipeline
+        self._pipeline = self._open_pipeline()
+
+    def _end(self, handle: int, ending: Ending, failure: str = "") -> None:
+        self._channel.send(Step([Tokens(handle, [], None, ending, failure)], self._usage()))
+
+    def _usage(self) -> float:
+        # The pipeline keeps reporting its last step after it has drained.
+        return self._pipeline.kv_cache_usage() if self._running else 0.0
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def main() -> None:
+    """Serve the channel on the file descriptor in `argv[1]`; the first message holds the settings."""
+    from slipstream.backend.pipeline import OpenVinoPipeline
+    from slipstream.errors import SlipstreamError
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the model ends this process
+    channel = Connection(int(sys.argv[1]))
+    settings = channel.recv()
+    try:
+        StepLoop(lambda: OpenVinoPipeline(settings), channel).run()
+    except (RuntimeError, SlipstreamError, KeyError) as error:
+        traceback.print_exc(file=sys.stderr)
+        channel.send(Broken(str(error)))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""One generation on its way to the client: tokens come in as the engine makes them, pieces go out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from slipstream.backend.characters import Characters
+from slipstream.backend.messages import Ending, Generate, Tokens
+from slipstream.backend.requests import GenerationRequest
+from slipstream.backend.stopping import StopWords
+from slipstream.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The tokenizer and what was worked out from it at load."""
+
+    tokenizer: Tokenizer
+    characters: Characters
+
+
+@dataclass(slots=True, kw_only=True)
+class Timings:
+    """Moments on the steady clock."""
+
+    arrival_ns: int
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one response holds."""
+
+    ids: list[int]
+    log_probs: list[float]  # one each id, or empty
+    tokens_before: int  # of this output, in earlier pieces
+    is_last: bool
+    cumulative_log_prob: float
+
+
+class Stream:
+    """Collects one generation's tokens; `take` gives what may be sent now."""
+
+    def __init__(self, *, handle: int, request: GenerationRequest, vocabulary: Vocabulary | None) -> None:
+        self.handle = handle
+        self.request = request
+        self.timings = Timings(arrival_ns=time.monotonic_ns())
+        self.tokens_generated = 0
+        self.ending: Ending | None = None
+        self.failure = ""
+        self._characters = None if vocabulary is None else vocabulary.characters
+        tokenizer = None if vocabulary is None else vocabulary.tokenizer
+        self._stop_words = StopWords(request.stop.stop_words, tokenizer) if request.stop.stop_words else None
+        self._ids: list[int] = []
+        self._log_probs: list[float] = []
+        self._tokens_sent = 0
+        self._cumulative_log_prob = 0.0
+
+    @property
+    def generate_message(self) -> Generate:
+        """What the step loop must be told."""
+        request = self.request
+        return Generate(
+            self.handle,
+            request.prompt_ids,
+            request.sampling,
+            request.penalties,
+            request.stop,
+            request.wishes.log_probs,
+        )
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Tokens whose keys and values the engine holds for this generation."""
+        return len(self.request.prompt_ids) + self.tokens_generated if self.tokens_generated else 0
+
+    def push(self, tokens: Tokens) -> bool:
+        """Take what a step brought; true if a stop word ended the output, which the engine must then be told."""
+        ids = tokens.ids
+        stopped_after = self._stopped_after(ids)
+        if stopped_after is not None:
+            ids = ids[:stopped_after]
+        self._note(len(ids))
+        self._ids.extend(ids)
+        if tokens.log_probs is not None:
+            log_probs = tokens.log_probs[: len(ids)]
+            self._log_probs.extend(log_probs)
+            self._cumulative_log_prob += sum(log_probs)
+        self.ending, self.failure = tokens.ending, tokens.failure
+        if stopped_after is not None and self.ending is None:
+            self.ending = Ending.END_ID
+            return True
+        return False
+
+    def take(self) -> Piece | None:
+        """The next response, if there is one; the last one always comes, even without tokens."""
+        if self.ending is None and not self._is_releasable():
+            return None
+        piece = Piece(self._ids, self._log_probs, self._tokens_sent, self.ending is not None, self._cumulative_log_prob)
+        self._tokens_sent += len(self._ids)
+        self._ids, self._log_probs = [], []
+        return piece
+
+    def _is_releasable(self) -> bool:
+        if not self._ids or not self.request.wishes.streaming:
+            return False
+        return self._characters is None or self._characters.end_whole(self._ids)
+
+    def _stopped_after(self, ids: list[int]) -> int | None:
+        if self._stop_words is None:
+            return None
+        return next((index + 1 for index, id in enumerate(ids) if self._stop_words.push(id)), None)
+
+    def _note(self, count: int) -> None:
+        if not count:
+            return
+        now = time.monotonic_ns()
+        if not self.tokens_generated:
+            self.timings.first_token_ns = now
+        self.timings.last_token_ns = now
+        self.tokens_generated += count

@@ -1,0 +1,125 @@
+"""Triton's Python backend API in the words of this package.
+
+`triton_python_backend_utils` exists only inside Triton's stub process, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slipstream.backend.responses import response_tensors
+from slipstream.backend.stream import Piece, Stream
+
+
+def input_tensors(request: Any) -> dict[str, NDArray[Any]]:
+    """All input tensors of a request, by name."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def response(tensors: Mapping[str, NDArray[Any]]) -> Any:
+    """A response that holds `tensors`."""
+    import triton_python_backend_utils as pb_utils
+
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensor) for name, tensor in tensors.items()])
+
+
+def error_response(message: str, *, is_clients_fault: bool = True) -> Any:
+    """A response that holds an error."""
+    import triton_python_backend_utils as pb_utils
+
+    code = pb_utils.TritonError.INVALID_ARG if is_clients_fault else pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+class TritonReply:
+    """The way back to the client of one `tensorrt_llm` request."""
+
+    def __init__(self, request: Any) -> None:
+        import triton_python_backend_utils as pb_utils
+
+        self._sender = request.get_response_sender()
+        self._requested = frozenset(request.requested_output_names())
+        self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+    def send(self, stream: Stream, piece: Piece) -> None:
+        """Send one response; the final flag travels with the last one."""
+        tensors = response_tensors(stream, piece, self._requested)
+        self._sender.send(response(tensors), flags=self._final if piece.is_last else 0)
+
+    def refuse(self, message: str) -> None:
+        """End the request: it cannot be served as it is."""
+        self._sender.send(error_response(message), flags=self._final)
+
+    def fail(self, message: str) -> None:
+        """End the request: the server could not serve it."""
+        self._sender.send(error_response(message, is_clients_fault=False), flags=self._final)
+
+    def is_cancelled(self) -> bool:
+        """The client has gone away; asking costs a round trip to the server, about 20 us."""
+        return bool(self._sender.is_cancelled())
+
+    def close(self, *, decoupled: bool) -> None:
+        """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
+        if decoupled:
+            self._sender.send(flags=self._final)
+        else:
+            self._sender.send(response(_no_tokens()), flags=self._final)
+
+
+class TextReply:
+    """The way back to the client of one request to a text model."""
+
+    def __init__(self, request: Any) -> None:
+        import triton_python_backend_utils as pb_utils
+
+        self.requested = frozenset(request.requested_output_names())
+        self._sender = request.get_response_sender()
+        self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._is_closed = False
+
+    def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
+        """Send one of several responses: text and what else the engine's response held."""
+        self._sender.send(_text_response(text, others))
+
+    def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
+        """Send the only response, or the last one."""
+        self._end(_text_response(text, others))
+
+    def close(self, rest: str) -> None:
+        """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
+        if self._is_closed:
+            return
+        if rest:
+            self.send_last(rest, {})
+        else:
+            self._is_closed = True
+            self._sender.send(flags=self._final)
+
+    def refuse(self, message: str) -> None:
+        """End the request: it cannot be served as it is."""
+        self._end(error_response(message))
+
+    def fail(self, message: str) -> None:
+        """End the request: the server could not serve it."""
+        self._end(error_response(message, is_clients_fault=False))
+
+    def is_cancelled(self) -> bool:
+        """The client has gone away."""
+        return bool(self._sender.is_cancelled())
+
+    def _end(self, last: Any) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._sender.send(last, flags=self._final)
+
+
+def _text_response(text: str, others: Mapping[str, NDArray[Any]]) -> Any:
+    return response({"text_output": np.array([[text.encode()]], np.object_), **others})
+
+
+def _no_tokens() -> dict[str, NDArray[Any]]:
+    return {"output_ids": np.zeros((1, 1, 0), np.int32), "sequence_length": np.zeros((1, 1), np.int32)}

@@ -1,0 +1,66 @@
+"""Notices clients that have gone away, and keeps figures fresh, while there is anything in flight."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+# Asking Triton about one request takes a round trip: with many streams the questions are spread over this time.
+_LONGEST_PERIOD_S = 0.04
+_LEAST_PAUSE_S = 0.001
+
+
+class Watch:
+    """One thread that runs a check for everything in flight, once a period, and sleeps while there is nothing."""
+
+    def __init__(
+        self,
+        checks: Callable[[], Sequence[Callable[[], None]]],
+        refresh: Callable[[], None],
+        *,
+        check_period_s: float,
+        refresh_period_s: float,
+    ) -> None:
+        self._checks = checks
+        self._refresh = refresh
+        self._check_period_s = check_period_s
+        self._refresh_period_s = refresh_period_s
+        self._next_refresh_s = 0.0
+        self._changed = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="watch")
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something began or ended: refresh now."""
+        self._changed.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closing = True
+        self._changed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._refresh_if_due()
+            checks = self._checks()
+            if not checks:
+                self._changed.wait()
+                continue
+            # With many streams the period grows, up to the longest one.
+            period_s = min(max(self._check_period_s, len(checks) * _LEAST_PAUSE_S), _LONGEST_PERIOD_S)
+            for check in checks:
+                check()
+                time.sleep(period_s / len(checks))
+
+    def _refresh_if_due(self) -> None:
+        now = time.monotonic()
+        if self._changed.is_set() or now >= self._next_refresh_s:
+            self._changed.clear()
+            self._refresh()
+            self._next_refresh_s = now + self._refresh_period_s

@@ -1,0 +1,133 @@
+"""The command line: one verb a stage. Results on stdout (`--json` for machines), the rest on stderr.
+
+Exit codes: 0 done, 1 failed, 2 bad spec or usage, 3 a missing, stale or damaged artifact, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from slipstream import __version__, commands, serving_commands
+from slipstream.commands import Request
+from slipstream.errors import SlipstreamError
+
+app = typer.Typer(
+    name="slipstream",
+    help="From a Hugging Face checkpoint to streamed tokens on Triton Inference Server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="A name under deployments/, or a path.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field; repeatable.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Artifacts of this deployment. Default: build/NAME.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every failure that a person can mend is one message and an exit code."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        app(args=arguments, prog_name="slipstream")
+    except SlipstreamError as error:
+        print(f"slipstream: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def quantize(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
+    """Prepare the model and write its TensorRT-LLM checkpoint, with the perplexity before and after."""
+    commands.make(Request(deployment, sets or [], out, json), "quantize")
+
+
+@app.command()
+def build(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
+    """Compile the engine from the checkpoint."""
+    commands.make(Request(deployment, sets or [], out, json), "build")
+
+
+@app.command()
+def render(
+    deployment: Annotated[str | None, typer.Argument(metavar="[DEPLOYMENT]", help="A name or a path.")] = None,
+    sets: Sets = None,
+    out: Out = None,
+    json: Json = False,
+    check: Annotated[bool, typer.Option("--check", help="Fail if a committed reference rendering is stale.")] = False,
+    references: Annotated[bool, typer.Option("--references", help="Write the committed renderings again.")] = False,
+) -> None:
+    """Render the Triton model repository."""
+    if check or references:
+        commands.references(check=check)
+    elif deployment is None:
+        raise typer.BadParameter("name a deployment, or give --check or --references")
+    else:
+        commands.make(Request(deployment, sets or [], out, json), "render")
+
+
+@app.command()
+def serve(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
+    """Serve what has been built, until interrupted."""
+    serving_commands.serve(Request(deployment, sets or [], out, json))
+
+
+@app.command()
+def up(
+    deployment: Deployment,
+    sets: Sets = None,
+    out: Out = None,
+    json: Json = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it serves; `down` stops it.")] = False,
+    ask: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Stream a reply first; without a terminal, stop after it.")
+    ] = None,
+) -> None:
+    """Run every stage that is due, then serve."""
+    serving_commands.up(Request(deployment, sets or [], out, json), detach=detach, question=ask)
+
+
+@app.command()
+def down(deployment: Deployment, out: Out = None, json: Json = False) -> None:
+    """Stop a served deployment and clean up after it."""
+    serving_commands.down(Request(deployment, [], out, json))
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """List the deployments of this project and where they are served."""
+    commands.status(as_json=json)
+
+
+@app.command()
+def chat(
+    deployment: Deployment,
+    message: Annotated[str | None, typer.Argument(metavar="[MESSAGE]", help="Ask once; else a conversation.")] = None,
+    out: Out = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
+) -> None:
+    """Talk to a served deployment."""
+    serving_commands.chat(Request(deployment, [], out, False), message, max_tokens)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a deployment file."""
+    commands.schema()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    """Let `kill -TERM` unwind as Ctrl-C does, so that every `finally` runs."""
+    raise KeyboardInterrupt

@@ -1,0 +1,99 @@
+"""The blocking client: a thin shell that moves messages between gRPC and the pure core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from slipstream.client.calls import Calls
+from slipstream.client.reply import Reply
+from slipstream.client.values import Chunk, Completion
+from slipstream.client.wire import CHANNEL_OPTIONS
+
+
+class Stream(Iterator[Chunk]):
+    """The chunks of one reply. Closing it, dropping it or an exception inside it cancels the request on the server."""
+
+    def __init__(self, method: Any, reply: Reply) -> None:
+        self._method = method
+        self._reply = reply
+        self._call = method(reply.message, timeout=reply.remaining_s)
+
+    def __next__(self) -> Chunk:
+        while not self._reply.is_over:
+            try:
+                chunk = self._reply.take(next(self._call))
+            except StopIteration:
+                self._reply.end()
+                raise
+            except grpc.RpcError as error:
+                self._ask_again(error)
+                continue
+            except BaseException:  # Ctrl-C among them: nobody reads on, so the server shall stop
+                self.close()
+                raise
+            if chunk is not None:
+                return chunk
+        raise StopIteration
+
+    def finish(self) -> Completion:
+        """Read to the end."""
+        for _ in self:
+            pass
+        return self.completion
+
+    @property
+    def completion(self) -> Completion:
+        """The reply as far as it has been read."""
+        return self._reply.completion()
+
+    def close(self) -> None:
+        """Cancel what is still running; from any thread."""
+        self._reply.cancel()
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask_again(self, error: Any) -> None:
+        code, details = error.code().name, error.details() or ""
+        delay_s = self._reply.next_retry_s(code)
+        if delay_s is None:
+            self._reply.fail(code, details, cause=error)
+        else:
+            time.sleep(delay_s)
+            self._call = self._method(self._reply.message, timeout=self._reply.remaining_s)
+
+
+class TritonClient(Calls[Stream, Completion]):
+    """A connection to Triton's gRPC port, for any number of threads."""
+
+    def close(self) -> None:
+        """Close the connection; streams that are still open fail."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self, address: str) -> Any:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+    def _open(self, method: Any, reply: Reply) -> Stream:
+        return Stream(method, reply)
+
+    def _finish(self, stream: Stream) -> Completion:
+        return stream.finish()

@@ -1,0 +1,41 @@
+"""What gRPC and Triton report as failures, in the words of somebody who can mend them."""
+
+from __future__ import annotations
+
+import re
+
+from slipstream.errors import SlipstreamError
+
+_REQUEST_ID_PREFIX = re.compile(r"^\[request id: [^\]]*\] ")
+
+
+def model_failure(text: str, *, model: str, address: str) -> SlipstreamError:
+    """The error message that Triton put in the place of a response."""
+    reason = _REQUEST_ID_PREFIX.sub("", text).strip()
+    if "unknown model" in reason:
+        return SlipstreamError(
+            f"{address}: there is no model {model!r}",
+            mend="ask for ensemble, tensorrt_llm_bls or tensorrt_llm, or another model that this server has",
+        )
+    return SlipstreamError(
+        f"{address}: {model} refuses the request: {reason}",
+        mend="correct what it objects to; the server's log may say more",
+    )
+
+
+def call_failure(code: str, details: str, *, address: str, chunks: int, deadline_s: float | None) -> SlipstreamError:
+    """A gRPC call that ended with status `code`, after that many chunks."""
+    came = f"after {chunks} chunks" if chunks else "before any token"
+    if code == "UNAVAILABLE" and not chunks:
+        return SlipstreamError(
+            f"{address}: nothing answers there ({details})",
+            mend="start it: slipstream up DEPLOYMENT; or give the address of Triton's gRPC port",
+        )
+    if code == "UNAVAILABLE":
+        return SlipstreamError(f"{address}: the connection broke {came} ({details})", mend="ask again")
+    if code == "DEADLINE_EXCEEDED":
+        return SlipstreamError(
+            f"{address}: the reply was not complete within {deadline_s:g} s, it stopped {came}",
+            mend="raise deadline_s, lower max_tokens, or look whether the server hangs: slipstream status",
+        )
+    return SlipstreamError(f"{address}: {code} {came}: {details}", mend="look into the server's log")

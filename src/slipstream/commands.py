@@ -1,0 +1,107 @@
+"""The verbs that make artifacts or show what there is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slipstream import artifacts
+from slipstream.pipeline import Context, Outcome, Stage, is_current, run_stage, stages_for
+from slipstream.progress import finished, reporting
+from slipstream.project import Workspace, find_root
+from slipstream.serve.state import already_served, read_state
+from slipstream.spec_file import deployment_names, load_deployment, schema_text
+from slipstream.summaries import summarize
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What every verb is given."""
+
+    deployment: str
+    sets: list[str]
+    out: Path | None
+    as_json: bool
+
+
+def make(request: Request, verb: str) -> None:
+    """Run the stages of one verb."""
+    context = open_context(request)
+    stages = [stage for stage in stages_for(context.spec) if stage.verb == verb]
+    with artifacts.locked(context.workspace.lock):
+        outcomes = [run_and_tell(stage, context) for stage in stages]
+    if request.as_json:
+        print_json(_as_json(outcomes[-1]))
+
+
+def status(*, as_json: bool) -> None:
+    """Deployments of this project, what is built and where it is served."""
+    root = find_root(Path.cwd())
+    rows = [_status_row(name, open_workspace(None, root, name)) for name in deployment_names(root)]
+    if as_json:
+        print_json({"deployments": rows})
+        return
+    for row in rows:
+        serving = row["serving"]
+        where = f"gRPC {serving['triton_grpc']}  HTTP {serving['triton_http']}" if serving else "not served"
+        print(f"{row['deployment']:<32} {where}")
+
+
+def references(*, check: bool) -> None:
+    """Write, or compare with a fresh one, the committed renderings of the reference deployments."""
+    from slipstream.repository.references import check_references, render_references
+
+    root = find_root(Path.cwd())
+    (check_references if check else render_references)(root)
+    print("the committed renderings are fresh" if check else "the committed renderings are written")
+
+
+def schema() -> None:
+    print(schema_text(), end="")
+
+
+def open_context(request: Request) -> Context:
+    """The deployment that a request names, in the project around the current directory."""
+    root = find_root(Path.cwd())
+    spec = load_deployment(request.deployment, request.sets, root=root)
+    return Context(spec=spec, root=root, workspace=open_workspace(request.out, root, spec.name))
+
+
+def open_workspace(out: Path | None, root: Path, name: str) -> Workspace:
+    return Workspace(directory=(out.expanduser() if out else root / "build" / name).absolute())
+
+
+def run_and_tell(stage: Stage, context: Context) -> Outcome:
+    run = context.workspace.run
+    if read_state(run) is not None and not is_current(stage, context):
+        # A served artifact must not be replaced under the server: a reload would mix old and new.
+        raise already_served(run, context.spec.name)
+    with reporting(stage.name) as report:
+        outcome = run_stage(stage, context, report)
+    text = f"reused {outcome.artifact.digest[:8]}" if outcome.reused else summarize(outcome)
+    finished(stage.name, text, None if outcome.reused else outcome.artifact.seconds)
+    return outcome
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=None, sort_keys=True), flush=True)
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    artifact = outcome.artifact
+    return {
+        **artifact.facts,
+        "stage": outcome.stage,
+        "path": str(artifact.path),
+        "digest": artifact.digest,
+        "reused": outcome.reused,
+        "seconds": artifact.seconds,
+    }
+
+
+def _status_row(name: str, workspace: Workspace) -> dict[str, Any]:
+    state = read_state(workspace.run)
+    built = [path.name for path in (workspace.model, workspace.checkpoint, workspace.engine) if path.is_dir()]
+    return {"deployment": name, "built": built, "serving": asdict(state) if state else None}

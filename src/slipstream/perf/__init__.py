@@ -1,0 +1,1 @@
+"""Measurements of the served system, written down with their provenance."""

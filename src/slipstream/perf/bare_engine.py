@@ -1,0 +1,95 @@
+"""The bare engine as the yardstick: the pipeline of the backend, driven in a loop, with nothing around it.
+
+It lives in a process of its own (`python -m slipstream.perf.bare_engine SETTINGS`), reads one JSON list of prompts a line
+and answers with one JSON object a line, so that it can take turns with a server in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from slipstream.backend.messages import Generate
+from slipstream.backend.parameters import PipelineSettings
+from slipstream.backend.requests import Penalties, StopRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One batch of streams that began together."""
+
+    tokens: int
+    responses: int
+    wall_s: float
+    cpu_s: float  # of every process that took part
+
+
+class BareEngine:
+    """The process that holds the bare engine."""
+
+    def __init__(self, settings: PipelineSettings) -> None:
+        facts = {**{name: getattr(settings, name) for name in settings.__slots__}, "engine_dir": str(settings.engine_dir)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "slipstream.perf.bare_engine", json.dumps(facts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Run:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([list(map(list, prompts)), max_tokens]), file=self._process.stdin, flush=True)
+        return Run(**json.loads(self._process.stdout.readline()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _generate(pipeline: Any, prompts: list[list[int]], max_tokens: int, first_handle: int) -> Run:
+    cpu_s, started = time.process_time(), time.monotonic()
+    stop = StopRules(
+        max_new_tokens=max_tokens, min_new_tokens=max_tokens, end_id=None, stop_words=(), bad_words=()
+    )
+    running = [
+        pipeline.add(Generate(first_handle + index, ids, None, Penalties(), stop, False))  # noqa: FBT003
+        for index, ids in enumerate(prompts)
+    ]
+    tokens = 0
+    while running:
+        pipeline.step()
+        read = [(generation, generation.read()) for generation in running]
+        tokens += sum(len(new.ids) for _, new in read if new is not None)
+        running = [generation for generation, new in read if new is None or new.ending is None]
+    wall_s = time.monotonic() - started
+    return Run(tokens=tokens, responses=tokens, wall_s=wall_s, cpu_s=time.process_time() - cpu_s)
+
+
+def main() -> None:
+    from slipstream.backend.pipeline import OpenVinoPipeline
+
+    facts = json.loads(sys.argv[1])
+    pipeline = OpenVinoPipeline(PipelineSettings(**{**facts, "engine_dir": Path(facts["engine_dir"])}))
+    handle = 0
+    for line in sys.stdin:
+        prompts, max_tokens = json.loads(line)
+        result = _generate(pipeline, prompts, max_tokens, handle)
+        handle += len(prompts)
+        print(json.dumps({name: getattr(result, name) for name in result.__slots__}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""How much of the bare engine's throughput arrives at a client: `tensorrt_llm` and `ensemble` against the bare engine.
+
+The three take turns in one run, so that a machine that is shared with others disturbs all of them alike; ratios are taken
+round by round and their median is reported. Prompts differ in every run: a reused prefix would flatter whoever comes
+second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from slipstream.backend.parameters import PipelineSettings
+from slipstream.client import AsyncStream, AsyncTritonClient, Sampling
+from slipstream.perf.bare_engine import BareEngine, Run
+from slipstream.pipeline import Context
+from slipstream.progress import Reporter
+from slipstream.serve.supervise import served
+from slipstream.text.tokenizer import Tokenizer
+
+PATHS = ("bare", "tensorrt_llm", "ensemble")
+Measured = dict[str, list[Run]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of each path."""
+
+    streams: tuple[int, ...] = (1, 8, 32)
+    prompt_tokens: int = 64
+    output_tokens: int = 128
+    rounds: int = 5
+
+
+def measure_overhead(context: Context, text: str, load: Load, report: Reporter) -> list[dict[str, object]]:
+    """One row for each number of streams and path; serves the deployment for the time of the measurement."""
+    spec, workspace = context.spec, context.workspace
+    prompts = _Prompts(Tokenizer.load(workspace.model), text, load.prompt_tokens)
+    with (
+        served(spec, workspace.model_repository, workspace.run, report) as server,
+        BareEngine(_settings(context)) as bare,
+    ):
+        paths = _Paths(bare, server.endpoints.grpc, server.process.pid, load.output_tokens)
+        rows = []
+        for streams in load.streams:
+            rows += _rows(streams, _take_turns(paths, prompts, streams, load, report))
+    return rows
+
+
+class _Prompts:
+    """Prompts of an exact length that no earlier run has had."""
+
+    def __init__(self, tokenizer: Tokenizer, text: str, tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._ids = tokenizer.encode(text, add_special_tokens=False)
+        self._tokens = tokens
+        self._next = 0
+
+    def take(self, count: int) -> list[tuple[str, list[int]]]:
+        """As text and as ids. A number in front makes the prompt new; windows that tokenize otherwise are passed over."""
+        taken: list[tuple[str, list[int]]] = []
+        while len(taken) < count:
+            number = self._tokenizer.encode(f"{self._next:06d}\n", add_special_tokens=False)
+            start = (self._next * 37) % (len(self._ids) - self._tokens)
+            ids = [*number, *self._ids[start : start + self._tokens - len(number)]]
+            self._next += 1
+            prompt = self._tokenizer.decode(ids)
+            if self._tokenizer.encode(prompt, add_special_tokens=False) == ids:
+                taken.append((prompt, ids))
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    bare: BareEngine
+    grpc: str
+    triton_pid: int
+    output_tokens: int
+
+    def run(self, path: str, prompts: Sequence[tuple[str, list[int]]]) -> Run:
+        if path == "bare":
+            return self.bare.run([ids for _, ids in prompts], self.output_tokens)
+        return self._run_served(path, prompts)
+
+    def _run_served(self, path: str, prompts: Sequence[tuple[str, list[int]]]) -> Run:
+        forced = Sampling(min_tokens=self.output_tokens)
+
+        def open_stream(client: AsyncTritonClient, prompt: tuple[str, list[int]]) -> AsyncStream:
+            if path == "ensemble":
+                return client.stream(prompt[0], max_tokens=self.output_tokens, sampling=forced)
+            return client.stream_tokens(prompt[1], max_tokens=self.output_tokens, sampling=forced)
+
+        family = [psutil.Process(), psutil.Process(self.triton_pid)]
+        family += family[1].children(recursive=True)
+        cpu_s, started = _cpu_s(family), time.monotonic()
+        counts = asyncio.run(_read_all(self.grpc, open_stream, prompts))
+        wall_s = time.monotonic() - started
+        return Run(
+            tokens=sum(tokens for tokens, _ in counts),
+            responses=sum(responses for _, responses in counts),
+            wall_s=wall_s,
+            cpu_s=_cpu_s(family) - cpu_s,
+        )
+
+
+async def _read_all(
+    grpc: str,
+    open_stream: Callable[[AsyncTritonClient, tuple[str, list[int]]], AsyncStream],
+    prompts: Sequence[tuple[str, list[int]]],
+) -> list[tuple[int, int]]:
+    """Tokens and responses of each stream."""
+    async with AsyncTritonClient(grpc) as client:
+
+        async def read(prompt: tuple[str, list[int]]) -> tuple[int, int]:
+            chunks = [chunk async for chunk in open_stream(client, prompt)]
+            return sum(chunk.output_tokens or 0 for chunk in chunks), len(chunks)
+
+        return await asyncio.gather(*map(read, prompts))
+
+
+def _take_turns(paths: _Paths, prompts: _Prompts, streams: int, load: Load, report: Reporter) -> Measured:
+    measured: Measured = {path: [] for path in PATHS}
+    for round_number in range(-1, load.rounds):  # round -1 warms up
+        turn = round_number % len(PATHS)
+        for path in (*PATHS[turn:], *PATHS[:turn]):
+            report(f"{streams} streams, {path}", (round_number + 1) / (load.rounds + 1))
+            result = paths.run(path, prompts.take(streams))
+            if result.tokens != streams * load.output_tokens:
+                raise RuntimeError(f"{path} gave {result.tokens} tokens, {streams * load.output_tokens} were asked for")
+            if round_number >= 0:
+                measured[path].append(result)
+    return measured
+
+
+def _rows(streams: int, measured: Measured) -> list[dict[str, object]]:
+    bare = measured["bare"]
+    rows: list[dict[str, object]] = []
+    for path in PATHS:
+        runs = measured[path]
+        ratios = [_speed(run) / _speed(yardstick) for run, yardstick in zip(runs, bare, strict=True)]
+        extra_us = [
+            1e6 * (run.cpu_s - yardstick.cpu_s) / run.responses for run, yardstick in zip(runs, bare, strict=True)
+        ]
+        rows.append(
+            {
+                "streams": streams,
+                "path": path,
+                "tokens_per_s": round(statistics.median(map(_speed, runs)), 1),
+                "ratio_to_bare": round(statistics.median(ratios), 3),
+                "ratio_min": round(min(ratios), 3),
+                "ratio_max": round(max(ratios), 3),
+                "tokens_per_response": round(sum(run.tokens for run in runs) / sum(run.responses for run in runs), 3),
+                "cpu_us_per_response_beyond_bare": round(statistics.median(extra_us)),
+            }
+        )
+    return rows
+
+
+def _speed(run: Run) -> float:
+    return run.tokens / run.wall_s
+
+
+def _cpu_s(family: Sequence[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in family)
+
+
+def _settings(context: Context) -> PipelineSettings:
+    """The engine's settings, as the rendered model has them."""
+    engine, runtime = context.spec.engine, context.spec.runtime
+    return PipelineSettings(
+        engine_dir=Path(context.workspace.engine),
+        execution=runtime.execution,
+        kv_cache_gib=runtime.kv_cache_gib,
+        max_batch_size=engine.max_batch_size,
+        max_num_tokens=engine.max_num_tokens,
+        enable_kv_cache_reuse=runtime.enable_kv_cache_reuse,
+        enable_chunked_context=runtime.enable_chunked_context,
+    )

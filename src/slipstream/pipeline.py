@@ -1,0 +1,262 @@
+"""The stages in order, and what each one's artifact depends on.
+
+=================  ==========  ==================================================================
+artifact           verb        made from
+=================  ==========  ==================================================================
+model              quantize    `model.source`, `model.dtype`
+checkpoint         quantize    the model, `quantization`, the recipe and its texts, tp and pp
+engine             build       the checkpoint, `engine.target`, `engine.max_seq_len`
+model_repository   render      the engine, the rest of `engine` and what of `runtime` models read
+=================  ==========  ==================================================================
+
+Changing a port or a timeout makes nothing again; changing a recipe makes everything after the model again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from slipstream import __version__, artifacts
+from slipstream.artifacts import Artifact, Dependencies
+from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.progress import Reporter
+from slipstream.project import Workspace, recipes_directory
+from slipstream.spec import DeploymentSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One deployment in one project."""
+
+    spec: DeploymentSpec
+    root: Path  # of the project: recipes are found from here
+    workspace: Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One artifact: how it is made and what it is made from."""
+
+    name: str
+    verb: str  # of the command line, that makes it
+    fields: Callable[[Context], Mapping[str, Any]]
+    tools: tuple[str, ...]  # packages whose version decides the content
+    make: Callable[[Context, Path, Reporter], Mapping[str, Any]]
+    parent: Stage | None = None
+
+    def path(self, context: Context) -> Path:
+        return context.workspace.directory / self.name
+
+    def dependencies(self, context: Context) -> Dependencies:
+        parent = self.parent
+        return Dependencies(
+            stage=self.name,
+            fields=self.fields(context),
+            parents={parent.name: parent.dependencies(context).digest} if parent else {},
+            tools={"slipstream": __version__, **{package: _version(package) for package in self.tools}},
+        )
+
+    def mend(self, context: Context) -> str:
+        return f"slipstream {self.verb} {context.spec.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What running a stage came to."""
+
+    stage: str
+    artifact: Artifact
+    reused: bool
+
+
+def run_stage(stage: Stage, context: Context, report: Reporter) -> Outcome:
+    """Make the artifact of `stage`, or reuse it if nothing that it depends on has changed.
+
+    Its parents must be there and up to date: StaleArtifactError names the first one that is not.
+    """
+    found = _current(stage, context)
+    if found is not None:
+        return Outcome(stage=stage.name, artifact=found, reused=True)
+    require(stage.parent, context, deep=True)
+    made = artifacts.write(
+        stage.path(context), stage.dependencies(context), lambda out: stage.make(context, out, report)
+    )
+    return Outcome(stage=stage.name, artifact=made, reused=False)
+
+
+def is_current(stage: Stage, context: Context) -> bool:
+    """Whether the artifact of `stage` is whole and made from what the spec says now."""
+    return _current(stage, context) is not None
+
+
+def require(stage: Stage | None, context: Context, *, deep: bool = False) -> None:
+    """Check that the artifact of `stage` and all before it are whole and up to date; content, too, where `deep`."""
+    if stage is None:
+        return
+    require(stage.parent, context)
+    artifacts.read(stage.path(context), stage.dependencies(context), mend=stage.mend(context), deep=deep)
+
+
+def stages_for(spec: DeploymentSpec) -> tuple[Stage, ...]:
+    """The stages of a deployment, in order."""
+    if spec.engine.target == "openvino":
+        return (MODEL, CHECKPOINT, ENGINE, REPOSITORY)
+    return (MODEL, CHECKPOINT, ENGINE, GPU_REPOSITORY)
+
+
+def _current(stage: Stage, context: Context) -> Artifact | None:
+    try:
+        return artifacts.read(stage.path(context), stage.dependencies(context), mend=stage.mend(context))
+    except StaleArtifactError:
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _model_fields(context: Context) -> Mapping[str, Any]:
+    from slipstream.quantize.identity import source_identity
+
+    model = context.spec.model
+    return {"model.source": model.source, "model.dtype": model.dtype, "source": source_identity(model.source)}
+
+
+def _make_model(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+    from slipstream.quantize.model import prepare_model
+
+    model = context.spec.model
+    return asdict(prepare_model(model.source, model.dtype, out, report))
+
+
+def _checkpoint_fields(context: Context) -> Mapping[str, Any]:
+    from slipstream.quantize.recipes import load_recipe
+
+    spec = context.spec
+    return {
+        "quantization.recipe": spec.quantization.recipe,
+        "quantization.kv_cache": spec.quantization.kv_cache,
+        "engine.tp_size": spec.engine.tp_size,
+        "engine.pp_size": spec.engine.pp_size,
+        "recipe": load_recipe(spec.quantization.recipe, recipes_directory(context.root)).inputs(),
+    }
+
+
+def _make_checkpoint(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+    from slipstream.quantize.checkpoint import write_checkpoint
+    from slipstream.quantize.recipes import load_recipe
+
+    spec = context.spec
+    made = write_checkpoint(
+        context.workspace.model,
+        out,
+        recipe=load_recipe(spec.quantization.recipe, recipes_directory(context.root)),
+        kv_cache=spec.quantization.kv_cache,
+        tp_size=spec.engine.tp_size,
+        pp_size=spec.engine.pp_size,
+        dtype=spec.model.dtype,
+        report=report,
+    )
+    return asdict(made)
+
+
+def _engine_fields(context: Context) -> Mapping[str, Any]:
+    engine = context.spec.engine
+    return {"engine.target": engine.target, "engine.max_seq_len": engine.max_seq_len}
+
+
+def _make_engine(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+    spec = context.spec
+    if spec.engine.target != "openvino":
+        raise SlipstreamError(
+            f"engine.target is {spec.engine.target}: trtllm-build needs the GPU container, this version renders only",
+            mend=f"slipstream render {spec.name}; or use a deployment with engine.target: openvino",
+        )
+    from slipstream.engine.openvino import build_engine
+
+    workspace = context.workspace
+    made = build_engine(
+        workspace.checkpoint,
+        out,
+        max_seq_len=spec.engine.max_seq_len,
+        tokenizer_dir=workspace.model,
+        report=report,
+    )
+    return {"target": spec.engine.target, **asdict(made)}
+
+
+# What of `runtime` concerns the process and its ports, not what the models read.
+_PROCESS_FIELDS = {"ports", "startup_timeout_s", "probe_period_s"}
+
+
+def _repository_fields(context: Context) -> Mapping[str, Any]:
+    spec = context.spec
+    runtime = spec.runtime.model_dump(exclude=_PROCESS_FIELDS)
+    return {
+        "name": spec.name,
+        "directory": str(context.workspace.directory),
+        **{f"engine.{name}": value for name, value in spec.engine.model_dump().items()},
+        **{f"runtime.{name}": value for name, value in runtime.items()},
+    }
+
+
+def _make_repository(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+    from slipstream.repository.render import Locations, render_repository
+
+    workspace = context.workspace
+    draft = workspace.directory / "draft" if context.spec.engine.draft else None
+    locations = Locations(
+        engine_dir=str(workspace.engine),
+        tokenizer_dir=str(workspace.model),
+        draft_engine_dir=str(draft / "engine") if draft else None,
+        draft_tokenizer_dir=str(draft / "model") if draft else None,
+    )
+    return asdict(render_repository(context.spec, locations, out, report))
+
+
+MODEL = Stage(
+    name="model",
+    verb="quantize",
+    fields=_model_fields,
+    tools=(),
+    make=_make_model,
+)
+CHECKPOINT = Stage(
+    name="checkpoint",
+    verb="quantize",
+    fields=_checkpoint_fields,
+    tools=("nvidia-modelopt", "transformers", "torch"),
+    make=_make_checkpoint,
+    parent=MODEL,
+)
+ENGINE = Stage(
+    name="engine",
+    verb="build",
+    fields=_engine_fields,
+    tools=("openvino", "openvino-genai"),
+    make=_make_engine,
+    parent=CHECKPOINT,
+)
+REPOSITORY = Stage(
+    name="model_repository",
+    verb="render",
+    fields=_repository_fields,
+    tools=(),
+    make=_make_repository,
+    parent=ENGINE,
+)
+# Rendering for a GPU needs no engine at hand: it may be built elsewhere, in the container.
+GPU_REPOSITORY = Stage(
+    name="model_repository",
+    verb="render",
+    fields=_repository_fields,
+    tools=(),
+    make=_make_repository,
+)

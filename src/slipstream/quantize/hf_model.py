@@ -1,0 +1,68 @@
+"""A Hugging Face model in memory, on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from safetensors import SafetensorError
+
+from slipstream.errors import SlipstreamError
+from slipstream.quantize.safetensors_files import FETCH_AGAIN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ExportDtype = Literal["float16", "bfloat16"]  # the types that ModelOpt exports
+
+
+def load_model(directory: Path, dtype: ExportDtype) -> PreTrainedModel:
+    """The model in `directory`: weights rounded to `dtype`, as they will be exported, and computing in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+            )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise SlipstreamError(
+            f"{directory}: the model cannot be loaded ({_first_line(error)})", mend=FETCH_AGAIN
+        ) from error
+    return cast("PreTrainedModel", model.float().eval())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of transformers and ModelOpt off the terminal: standard output is for results."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), _no_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    was_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

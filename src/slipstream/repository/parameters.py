@@ -1,0 +1,129 @@
+"""Model parameters: typed values in, the strings that Triton hands to a backend out.
+
+A backend that cannot parse a number or a boolean takes it for unset without a word, and a plain string as it is.
+So nothing is written that the contract does not know or that the backend could not parse.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from slipstream.errors import SlipstreamError
+from slipstream.repository.contract import Kind, Parameter, contract, contract_name
+from slipstream.spec_file import did_you_mean
+
+Value = str | int | float | bool | None  # None: unset, the key is left out
+
+# What the embedded engine needs and the C++ backend reads from its compiled engine, or has no word for.
+EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        name="slipstream_execution",
+        kind="str",
+        allowed=("performance", "accuracy"),
+        required=True,
+        meaning="`accuracy`: float32 without dynamic quantization",
+    ),
+    Parameter(name="slipstream_kv_cache_gib", kind="uint", required=True, meaning="memory for the KV cache, in GiB"),
+    Parameter(name="slipstream_max_batch_size", kind="uint", required=True, meaning="requests in one iteration"),
+    Parameter(name="slipstream_max_num_tokens", kind="uint", required=True, meaning="tokens in one iteration"),
+    Parameter(name="slipstream_max_seq_len", kind="uint", required=True, meaning="prompt and output of one request"),
+    Parameter(name="slipstream_max_input_len", kind="uint", required=True, meaning="prompt tokens of one request"),
+)
+
+# Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.
+_BLS_PARAMETERS: tuple[tuple[str, str], ...] = (
+    ("preprocessing", "tokenizer_dir"),
+    ("preprocessing", "add_special_tokens"),
+    ("postprocessing", "skip_special_tokens"),
+)
+
+_PATTERNS: Mapping[Kind, tuple[str, str]] = {
+    "bool": (r"true|True|TRUE|1|false|False|FALSE|0", "true or false"),
+    "int": (r"-?\d+", "a whole number"),
+    "uint": (r"\d+", "a whole number, zero or more"),
+    "path": (r"/.*", "an absolute path"),
+    "str": (r".+", "some text"),
+    "int_csv": (r"\d+(,\d+)*", "whole numbers separated by commas"),
+    "instance_csv": (r"\d+(,\d+)*(;\d+(,\d+)*)*", "whole numbers separated by commas, model instances by semicolons"),
+    "choices": (r"\{\d+(,\d+)*\}(,\{\d+(,\d+)*\})*", "a tree such as {0},{0,0},{1}"),
+}
+
+
+def known_parameters(model_name: str, backend: str) -> Mapping[str, Parameter]:
+    """Every parameter that `model_name` may have when `backend` fills the slot."""
+    known = contract()[contract_name(model_name)].parameters
+    if contract_name(model_name) == "tensorrt_llm" and backend == "python":
+        return {**known, **{parameter.name: parameter for parameter in EMBEDDED_PARAMETERS}}
+    if model_name == "tensorrt_llm_bls":
+        return {**known, **{name: contract()[model].parameters[name] for model, name in _BLS_PARAMETERS}}
+    return known
+
+
+def as_strings(model_name: str, backend: str, values: Mapping[str, Value]) -> dict[str, str]:
+    """The parameters of a model as Triton takes them, without those that are None.
+
+    Raises SlipstreamError for a name that the contract does not have, or a value of the wrong type or range.
+    """
+    known = known_parameters(model_name, backend)
+    strings: dict[str, str] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SlipstreamError(
+                f"{model_name}: no parameter is called {name}{did_you_mean(name, known)}",
+                mend="use a name of the contract in slipstream/repository/contract",
+            )
+        if value is not None:
+            strings[name] = _as_string(model_name, known[name], value)
+    return strings
+
+
+def expected_instead(parameter: Parameter, text: str) -> str | None:
+    """What `parameter` takes, if `text` is not that; None if all is well."""
+    if not text and parameter.may_be_empty:
+        return None
+    if parameter.fixed is not None:
+        return None if text == parameter.fixed else repr(parameter.fixed)
+    if parameter.allowed:
+        return None if text in parameter.allowed else f"one of {', '.join(parameter.allowed)}"
+    if "${" in text:
+        return "a value; this is an unfilled placeholder"
+    if parameter.kind == "float":
+        return None if _is_finite(text) else "a number"
+    pattern, words = _PATTERNS[parameter.kind]
+    return None if re.fullmatch(pattern, text) else words
+
+
+def _as_string(model_name: str, parameter: Parameter, value: str | int | float | bool) -> str:
+    text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+    expected = expected_instead(parameter, text) or _expected_type(parameter.kind, value)
+    if expected is None:
+        return text
+    raise SlipstreamError(
+        f"{model_name}: parameter {parameter.name} is {value!r}, expected {expected}",
+        mend="correct the setting of the deployment that it comes from",
+    )
+
+
+def _expected_type(kind: Kind, value: str | int | float | bool) -> str | None:
+    """The Python type that `kind` wants, if `value` has another: True is not 1, and "8" is not 8."""
+    wanted: type | tuple[type, ...]
+    if kind == "bool":
+        wanted = bool
+    elif kind in ("int", "uint"):
+        wanted = int
+    elif kind == "float":
+        wanted = (float, int)
+    else:
+        wanted = str
+    if isinstance(value, wanted) and (kind == "bool" or not isinstance(value, bool)):
+        return None
+    return f"a value of type {kind}"
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Launches, watches and stops the real `tritonserver` on a rendered model repository."""

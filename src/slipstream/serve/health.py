@@ -1,0 +1,48 @@
+"""Health that means something: a token came out. (Triton's own readiness stays true when a stub is dead.)"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PROBE = {"text_input": "Hello", "max_tokens": 1, "stream": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Asks one Triton server over HTTP; `address` is host:port."""
+
+    address: str
+
+    def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
+        """Whether `model` generates a token within `timeout_s`."""
+        status, body = self._post(f"/v2/models/{model}/generate", _PROBE, timeout_s)
+        # Triton answers some failures of decoupled models with 200 and an error in the body.
+        return status == http.client.OK and "text_output" in body and "error" not in body
+
+    def reload(self, model: str, timeout_s: float = 60.0) -> bool:
+        """Unload and load `model`: a load alone does not replace a dead stub. True if it is loaded again."""
+        self._post(f"/v2/repository/models/{model}/unload", {}, timeout_s)
+        status, _ = self._post(f"/v2/repository/models/{model}/load", {}, timeout_s)
+        return status == http.client.OK
+
+    def _post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[int, dict[str, Any]]:
+        """Status and JSON body; status 0 when there was no answer."""
+        connection = http.client.HTTPConnection(self.address, timeout=timeout_s)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            content = json.loads(response.read() or b"{}")
+            return response.status, content if isinstance(content, dict) else {}
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+        finally:
+            connection.close()
+
+
+def has_answered(health: Health) -> bool:
+    """One patient probe: the first token after a start pays for allocations."""
+    return health.first_token(timeout_s=30.0)

@@ -1,0 +1,84 @@
+"""Ports on the loopback address: busy ones are reported with their owner, `auto` finds free ones."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from dataclasses import dataclass
+from typing import Literal
+
+from slipstream.errors import SlipstreamError
+from slipstream.spec import PortsSpec
+
+LOOPBACK = "127.0.0.1"
+
+# Below Linux's ephemeral range (32768–60999), so that no outgoing connection takes a port between our look and the bind.
+_AUTO_RANGE = range(20000, 32768)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where a deployment answers, as host:port."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+def resolve_ports(wanted: PortsSpec | Literal["auto"]) -> PortsSpec:
+    """The ports to use: as wanted and found free, or four free ones for `auto`.
+
+    Raises SlipstreamError naming a busy port, its owner and the mend.
+    """
+    if wanted == "auto":
+        http, grpc, metrics, gateway = _free_ports(4)
+        return PortsSpec(http=http, grpc=grpc, metrics=metrics, gateway=gateway)
+    for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
+        if not _is_free(port):
+            raise SlipstreamError(
+                f"port {port} (runtime.ports.{name}) on {LOOPBACK} is busy: {_owner(port)} listens there",
+                mend=f"stop it, or choose other ports: --set runtime.ports.{name}=PORT, or --set runtime.ports=auto",
+            )
+    return wanted
+
+
+def endpoints(ports: PortsSpec) -> Endpoints:
+    return Endpoints(
+        http=f"{LOOPBACK}:{ports.http}", grpc=f"{LOOPBACK}:{ports.grpc}", metrics=f"{LOOPBACK}:{ports.metrics}"
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    candidates = random.SystemRandom().sample(_AUTO_RANGE, 200)
+    free = [port for port in candidates if _is_free(port)][:count]
+    if len(free) < count:
+        raise SlipstreamError(
+            f"fewer than {count} of {len(candidates)} tried ports on {LOOPBACK} are free",
+            mend="stop other servers, or name the ports in runtime.ports",
+        )
+    return free
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers bind: a connection of an earlier server that still lingers in TIME_WAIT is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _owner(port: int) -> str:
+    """The process that listens on `port`, as far as we may see."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                if connection.pid is None:
+                    break
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return "a process of another user"

@@ -1,0 +1,130 @@
+"""One `tritonserver` process: started, proved by a token, stopped without leaving anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipstream.errors import SlipstreamError
+from slipstream.progress import Reporter
+from slipstream.serve.health import Health, has_answered
+from slipstream.serve.installation import Installation, arrange_installation
+from slipstream.serve.ports import LOOPBACK, Endpoints, endpoints
+from slipstream.serve.shared_memory import region_prefix, sweep
+from slipstream.spec import PortsSpec
+
+# At the usual 8 MB an HTTP JSON body over ~6 MB, or one in a million chunks, overflows the server's stack.
+STACK_BYTES = 256 << 20
+_STOP_GRACE_S = 20.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class TritonServer:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    ports: PortsSpec
+    log: Path
+    prefix: str  # of its shared-memory regions
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return endpoints(self.ports)
+
+    @property
+    def health(self) -> Health:
+        return Health(self.endpoints.http)
+
+    def wait_until_ready(self, timeout_s: float, report: Reporter) -> None:
+        """Return when a token has come out of the ensemble; raise SlipstreamError with the log's reason if none does."""
+        started = time.monotonic()
+        while not has_answered(self.health):
+            waited_s = time.monotonic() - started
+            if self.process.poll() is not None:
+                raise self._failure(f"tritonserver ended with code {self.process.returncode} while starting")
+            if waited_s > timeout_s:
+                raise self._failure(f"no token within runtime.startup_timeout_s = {timeout_s:g} s")
+            report(f"loading models ({waited_s:.0f} s)")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End the server and its stubs, then remove the shared memory that they left."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_GRACE_S)
+        # The server leads its own process group, which holds the stubs too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        sweep(self.prefix)
+
+    def _failure(self, what: str) -> SlipstreamError:
+        return SlipstreamError(f"{what}: {_reason(self.log)}", mend=f"read {self.log}")
+
+
+def start_triton(repository: Path, ports: PortsSpec, run_directory: Path) -> TritonServer:
+    """Start `tritonserver` on `repository`, on loopback; logs go to `run_directory`/triton.log."""
+    run_directory.mkdir(parents=True, exist_ok=True)
+    installation = arrange_installation(run_directory)
+    prefix = region_prefix(os.getpid())
+    log = run_directory / "triton.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            _command(installation, repository, ports, prefix),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=installation.environment,
+            start_new_session=True,
+            preexec_fn=_before_exec,  # noqa: PLW1509 - only async-signal-safe system calls
+        )
+    return TritonServer(process, ports, log, prefix)
+
+
+def _command(installation: Installation, repository: Path, ports: PortsSpec, prefix: str) -> Sequence[str]:
+    return [
+        str(installation.tritonserver),
+        f"--model-repository={repository}",
+        f"--backend-directory={installation.backend_directory}",
+        f"--cache-directory={installation.cache_directory}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--exit-timeout-secs=10",
+        "--allow-gpu-metrics=false",
+        f"--http-address={LOOPBACK}",
+        f"--http-port={ports.http}",
+        f"--grpc-address={LOOPBACK}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-address={LOOPBACK}",
+        f"--metrics-port={ports.metrics}",
+    ]
+
+
+def _before_exec() -> None:
+    """In the child: a stack for large bodies, and an end of its own should this process be killed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _reason(log: Path) -> str:
+    """Why the server did not start: the first model that failed to load, else the last error, else the last line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    failed = [line for line in lines if "failed to load '" in line]
+    errors = [line for line in lines if line.startswith(("E", "error"))]
+    reason = (failed[:1] or errors[-1:] or lines[-1:] or ["the log is empty"])[0]
+    return reason.partition(r"\n\nAt:")[0].partition("] ")[2][-600:] or reason[-600:]

@@ -1,0 +1,129 @@
+"""The verbs that serve a deployment, stop it, and talk to it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from slipstream import artifacts
+from slipstream.commands import Request, open_context, open_workspace, print_json, run_and_tell
+from slipstream.detach import serve_detached
+from slipstream.errors import SlipstreamError
+from slipstream.pipeline import ENGINE, Context, require, stages_for
+from slipstream.progress import finished, reporting
+from slipstream.project import Workspace, find_root
+from slipstream.serve.state import ServingState, already_served, read_state
+from slipstream.serve.supervise import served, stop_served, supervise
+
+
+def serve(request: Request) -> None:
+    """Serve what has been built; nothing is made."""
+    context = open_context(request)
+    _refuse_gpu(context)
+    _serve_until_told(context, request, question=None)
+
+
+def up(request: Request, *, detach: bool, question: str | None) -> None:
+    """Run every stage that is due, then serve."""
+    context = open_context(request)
+    _refuse_gpu(context)
+    if read_state(context.workspace.run) is not None:
+        raise already_served(context.workspace.run, context.spec.name)
+    with artifacts.locked(context.workspace.lock):
+        for stage in stages_for(context.spec):
+            run_and_tell(stage, context)
+    if detach:
+        with reporting("triton") as report:
+            state = serve_detached(context.workspace, request.deployment, request.sets, report)
+        _announce(state, request)
+    else:
+        _serve_until_told(context, request, question)
+
+
+def down(request: Request) -> None:
+    """Stop a served deployment; that there is none is no failure."""
+    name, workspace = _named(request)
+    stopped = stop_served(workspace.run)
+    if request.as_json:
+        print_json({"deployment": name, "stopped": stopped})
+    else:
+        print(f"{name}: {'stopped' if stopped else 'was not served'}")
+
+
+def chat(request: Request, message: str | None, max_tokens: int) -> None:
+    """Talk to a served deployment: one question, or a conversation."""
+    name, workspace = _named(request)
+    state = read_state(workspace.run)
+    if state is None:
+        raise SlipstreamError(f"{name} is not served", mend=f"start it: slipstream up {name} --detach")
+    _talk(workspace, state.triton_grpc, message, max_tokens)
+
+
+def _serve_until_told(context: Context, request: Request, question: str | None) -> None:
+    spec, workspace = context.spec, context.workspace
+    with artifacts.locked(workspace.lock):
+        require(stages_for(spec)[-1], context)
+        require(ENGINE, context, deep=True)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        with reporting("triton") as report:
+            server = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
+        finished("triton", f"ready, a token came out  gRPC {server.endpoints.grpc}", time.monotonic() - started)
+        if question is not None:
+            print(f"› {question}", file=sys.stderr, flush=True)
+            _talk(workspace, server.endpoints.grpc, question, max_tokens=128)
+            if not _has_terminal():
+                return
+        state = read_state(workspace.run)
+        if state is not None:
+            _announce(state, request)
+        with suppress(KeyboardInterrupt):  # from here on, being told to stop is the normal end
+            supervise(server, spec, _log)
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _talk(workspace: Workspace, grpc: str, message: str | None, max_tokens: int) -> None:
+    from slipstream.client import TritonClient
+    from slipstream.client.terminal import ask, converse
+    from slipstream.text.chat_template import ChatTemplate
+
+    template = ChatTemplate.load(workspace.model)
+    with TritonClient(grpc) as client:
+        if message is None:
+            converse(client, template.render, max_tokens, sys.stdin, sys.stdout)
+        else:
+            ask(client, template.render([{"role": "user", "content": message}]), max_tokens, sys.stdout)
+
+
+def _announce(state: ServingState, request: Request) -> None:
+    if request.as_json:
+        facts = asdict(state)
+        print_json({key: facts[key] for key in ("pid", "triton_http", "triton_grpc", "triton_metrics", "gateway")})
+    else:
+        where = f"Triton gRPC {state.triton_grpc}, HTTP {state.triton_http}, metrics {state.triton_metrics}"
+        print(f"Serving {state.deployment}: {where}.", flush=True)
+        print(f"slipstream down {state.deployment} stops it.", flush=True)
+
+
+def _log(message: str) -> None:
+    print(time.strftime("%Y-%m-%dT%H:%M:%S"), message, file=sys.stderr, flush=True)
+
+
+def _refuse_gpu(context: Context) -> None:
+    if context.spec.engine.target != "openvino":
+        raise SlipstreamError(
+            f"engine.target is {context.spec.engine.target}: it is built and served in the GPU container,"
+            " which this version does not drive yet",
+            mend=f"slipstream render {context.spec.name} writes its model repository",
+        )
+
+
+def _named(request: Request) -> tuple[str, Workspace]:
+    name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
+    return name, open_workspace(request.out, find_root(Path.cwd()), name)

@@ -1,0 +1,188 @@
+"""Reads `deployments/NAME.yaml` and `--set` overrides into a `DeploymentSpec`, and says plainly what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from slipstream.errors import SpecError
+from slipstream.spec import DeploymentSpec
+
+MAX_SPEC_BYTES = 1 << 20
+SCHEMA_FILE = Path("deployments") / "schema.json"
+
+
+
+def load_deployment(reference: str, overrides: Sequence[str] = (), *, root: Path) -> DeploymentSpec:
+    """The spec of `reference` (a name under `deployments/` or a path), with `KEY=VALUE` overrides applied.
+
+    Raises SpecError naming file, line, field, what was found and the mend.
+    """
+    path = _locate(reference, root)
+    text = _read(path)
+    settings, lines = _parse(path, text)
+    for override in overrides:
+        _apply(settings, override)
+    try:
+        spec = DeploymentSpec.model_validate(settings)
+    except ValidationError as error:
+        raise SpecError("\n".join(_explain(path, lines, error)), mend=f"correct {path} (or the --set)") from error
+    if spec.name != path.stem:
+        raise SpecError(
+            f"{path}: name is {spec.name!r}, the file's name says {path.stem!r}",
+            mend=f"set name: {path.stem}, or rename the file to {spec.name}.yaml",
+        )
+    return spec
+
+
+def deployment_names(root: Path) -> list[str]:
+    """The deployments of a project, sorted."""
+    return sorted(path.stem for path in (root / "deployments").glob("*.yaml"))
+
+
+def schema_text() -> str:
+    """The JSON schema of a deployment file, as it is committed at `deployments/schema.json`."""
+    return json.dumps(DeploymentSpec.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """', did you mean X?' for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _locate(reference: str, root: Path) -> Path:
+    if reference.endswith((".yaml", ".yml")) or "/" in reference:
+        path = Path(reference).expanduser()
+    else:
+        path = root / "deployments" / f"{reference}.yaml"
+    if not path.is_file():
+        known = deployment_names(root)
+        raise SpecError(
+            f"{path}: no such deployment file{did_you_mean(path.stem, known)}",
+            mend=f"name one of: {', '.join(known)}; or give the path of a YAML file",
+        )
+    return path
+
+
+def _read(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_SPEC_BYTES:
+            raise SpecError(f"{path}: {size} bytes, the limit is {MAX_SPEC_BYTES}", mend="give a deployment file")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}", mend="make it a readable UTF-8 file") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The settings, and the line (from 1) of each field."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        settings = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise SpecError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", mend="correct it") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: nested too deeply", mend="write one value per field") from error
+    if not isinstance(settings, dict):
+        raise SpecError(f"{path}: a mapping is expected, found {type(settings).__name__}", mend="start from deployments/")
+    lines: dict[tuple[str, ...], int] = {}
+    _collect_lines(node, (), lines)
+    return settings, lines
+
+
+def _collect_lines(node: yaml.Node | None, prefix: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            field = (*prefix, str(key.value))
+            lines[field] = key.start_mark.line + 1
+            _collect_lines(value, field, lines)
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    fields = key.strip().split(".")
+    if not equals or not all(fields):
+        raise SpecError(f"--set {override}: KEY=VALUE is expected", mend="write for example --set runtime.ports=auto")
+    group = settings
+    for field in fields[:-1]:
+        inner = group.setdefault(field, {})
+        if not isinstance(inner, dict):
+            # A scalar such as `ports: auto` gives way to the group that the override names a field of.
+            inner = group[field] = {}
+        group = inner
+    try:
+        group[fields[-1]] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: the value is not valid YAML", mend="quote the value") from error
+
+
+def _explain(path: Path, lines: Mapping[tuple[str, ...], int], error: ValidationError) -> list[str]:
+    messages = []
+    for detail in error.errors():
+        field = tuple(part for part in map(str, detail["loc"]) if not _is_union_branch(part))
+        if len(field) < len(detail["loc"]) and _is_other_branch(detail):
+            continue
+        line = f":{lines[field]}" if field in lines else ""
+        where = f"{path}{line}: {'.'.join(field)}" if field else f"{path}"
+        messages.append(f"{where}: {_problem(detail, field)}")
+    return list(dict.fromkeys(messages))
+
+
+def _is_union_branch(part: str) -> bool:
+    """Whether `part` of an error's path names a branch of `runtime.ports` (a group, or the word auto), not a field."""
+    return "PortsSpec" in part or part.startswith("literal[")
+
+
+def _is_other_branch(detail: Any) -> bool:
+    """Whether the error comes from the branch that the writer did not mean: a group is no word, a word no group."""
+    is_group = isinstance(detail["input"], dict)
+    return bool(detail["type"] == ("literal_error" if is_group else "model_type"))
+
+
+def _problem(detail: Any, field: tuple[str, ...]) -> str:
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field{did_you_mean(field[-1], _fields_at(field[:-1]))}"
+    if detail["type"] == "missing":
+        return "is required and missing"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    found = detail["input"]
+    return message if isinstance(found, dict | BaseModel) else f"{message}, found {found!r}"
+
+
+def _fields_at(field: Sequence[str]) -> list[str]:
+    """Names of the fields of the group at `field`."""
+    group: type[BaseModel] = DeploymentSpec
+    for name in field:
+        info = group.model_fields.get(name)
+        inner = _group_in(info.annotation) if info else None
+        if inner is None:
+            return []
+        group = inner
+    return list(group.model_fields)
+
+
+def _group_in(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *typing.get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

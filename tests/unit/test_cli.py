@@ -1,0 +1,97 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slipstream.cli import main
+
+DEFAULT = "smollm2-135m-cpu"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    printed = capsys.readouterr()
+    return int(caught.value.code or 0), printed.out, printed.err
+
+
+def test_the_stages_are_refused_in_order_with_the_mend(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "build", DEFAULT, "--out", str(tmp_path))
+    assert (code, out) == (3, "")
+    assert "there is no model yet" in err
+    assert f"mend: slipstream quantize {DEFAULT}" in err
+    assert "Traceback" not in err
+
+
+def test_a_bad_spec_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "quantize", DEFAULT, "--set", "engine.tp_sise=2")
+    assert code == 2
+    assert "did you mean tp_size?" in err
+
+
+def test_an_unknown_verb_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "quantise", DEFAULT)
+    assert code == 2
+    assert "quantize" in err
+
+
+def test_a_place_that_cannot_be_written_is_one_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "quantize", DEFAULT, "--out", str(tmp_path / "file" / "x"))
+    assert code == 1
+    assert "cannot be written" in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_model_directory_is_one_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    code, _, err = run(capsys, "quantize", DEFAULT, "--out", str(tmp_path), "--set", f"model.source={missing}")
+    assert code in (1, 2)
+    assert str(missing) in err
+    assert "mend:" in err
+
+
+def test_gpu_deployments_are_not_served_here(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "up", "llama-3.1-8b-fp8-h100")
+    assert code == 1
+    assert "GPU container" in err
+
+
+def test_down_of_what_is_not_served_is_no_failure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "down", DEFAULT, "--out", str(tmp_path), "--json")
+    assert code == 0
+    assert json.loads(out) == {"deployment": DEFAULT, "stopped": False}
+
+
+def test_chat_with_what_is_not_served_says_how_to_start_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "chat", DEFAULT, "hello", "--out", str(tmp_path))
+    assert code == 1
+    assert f"slipstream up {DEFAULT} --detach" in err
+
+
+def test_status_lists_every_deployment(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "status", "--json")
+    assert code == 0
+    assert DEFAULT in {row["deployment"] for row in json.loads(out)["deployments"]}
+
+
+def test_outside_a_project_the_checkout_is_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "status", "--json")
+    assert code == 0
+    assert json.loads(out)["deployments"]
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb in ("quantize", "build", "render", "serve", "up", "down", "status", "chat", "schema"):
+        assert verb in out

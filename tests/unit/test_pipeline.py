@@ -1,0 +1,63 @@
+"""A change makes again exactly what depends on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage
+from slipstream.project import Workspace
+from slipstream.spec_file import load_deployment
+
+ALL = (MODEL, CHECKPOINT, ENGINE, REPOSITORY)
+
+
+def digests(root: Path, tmp_path: Path, *overrides: str) -> dict[str, str]:
+    spec = load_deployment("smollm2-135m-cpu", overrides, root=root)
+    context = Context(spec=spec, root=root, workspace=Workspace(directory=tmp_path))
+    return {stage.name: stage.dependencies(context).digest for stage in ALL}
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("model.dtype=bfloat16", MODEL),
+        ("quantization.recipe=none", CHECKPOINT),
+        ("engine.tp_size=3", CHECKPOINT),
+        ("engine.max_seq_len=4096", ENGINE),
+        ("engine.max_batch_size=8", REPOSITORY),
+        ("runtime.execution=accuracy", REPOSITORY),
+        ("runtime.enable_kv_cache_reuse=false", REPOSITORY),
+        ("runtime.ports=auto", None),
+        ("runtime.startup_timeout_s=5", None),
+        ("runtime.probe_period_s=5", None),
+        ("description=other", None),
+    ],
+)
+def test_a_change_makes_again_what_depends_on_it(
+    root: Path, tmp_path: Path, override: str, first: Stage | None
+) -> None:
+    before, after = digests(root, tmp_path), digests(root, tmp_path, override)
+    changed = [stage for stage in ALL if before[stage.name] != after[stage.name]]
+    assert changed == (list(ALL[ALL.index(first) :]) if first else [])
+
+
+def test_a_moved_workspace_renders_again_and_builds_nothing(root: Path, tmp_path: Path) -> None:
+    before, after = digests(root, tmp_path / "a"), digests(root, tmp_path / "b")
+    assert [name for name in before if before[name] != after[name]] == ["model_repository"]
+
+
+def test_a_changed_calibration_text_makes_the_checkpoint_again(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    for folder in ("deployments", "quantize"):
+        for file in (root / folder).rglob("*"):
+            if file.is_file():
+                target = copy / file.relative_to(root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+    before = digests(copy, tmp_path)
+    text = copy / "quantize" / "calibration" / "calibration.txt"
+    text.write_text(text.read_text() + "One more sentence.\n")
+    after = digests(copy, tmp_path)
+    assert [name for name in before if before[name] != after[name]] == ["checkpoint", "engine", "model_repository"]

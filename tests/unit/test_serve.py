@@ -1,0 +1,206 @@
+"""Ports, state and installation of a served deployment; the server itself is in tests/integration."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slipstream.errors import SlipstreamError
+from slipstream.serve import shared_memory, supervise
+from slipstream.serve.installation import arrange_installation
+from slipstream.serve.ports import endpoints, resolve_ports
+from slipstream.serve.state import ServingState, read_state, serving, this_process, write_state
+from slipstream.serve.supervise import stop_served
+from slipstream.serve.watchdog import Watchdog
+from slipstream.spec import PortsSpec
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def a_state(**changes: object) -> ServingState:
+    pid, created = this_process()
+    state = ServingState(
+        deployment="x",
+        pid=pid,
+        created=created,
+        triton_http="127.0.0.1:1",
+        triton_grpc="127.0.0.1:2",
+        triton_metrics="127.0.0.1:3",
+    )
+    return replace(state, **changes)  # type: ignore[arg-type]
+
+
+def test_a_busy_port_is_reported_with_its_owner_and_the_mend(busy_port: int) -> None:
+    with pytest.raises(SlipstreamError) as caught:
+        resolve_ports(PortsSpec(grpc=busy_port))
+    assert f"port {busy_port} (runtime.ports.grpc)" in caught.value.message
+    assert f"pid {os.getpid()}" in caught.value.message
+    assert "runtime.ports=auto" in caught.value.mend
+
+
+def test_auto_gives_four_free_ports() -> None:
+    ports = resolve_ports("auto")
+    assert len({ports.http, ports.grpc, ports.metrics, ports.gateway}) == 4
+    assert resolve_ports(ports) == ports
+    assert endpoints(ports).http == f"127.0.0.1:{ports.http}"
+
+
+def test_the_state_of_a_live_process_is_read_back(tmp_path: Path) -> None:
+    write_state(tmp_path, a_state())
+    assert read_state(tmp_path) == a_state()
+
+
+@pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"created": 0.0}])
+def test_the_state_of_a_dead_process_is_none(tmp_path: Path, change: dict[str, object]) -> None:
+    write_state(tmp_path, a_state(**change))
+    assert read_state(tmp_path) is None
+
+
+def test_a_damaged_state_is_none(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    assert read_state(tmp_path) is None
+
+
+def test_one_directory_is_served_once(tmp_path: Path) -> None:
+    with serving(tmp_path, "x"):
+        write_state(tmp_path, a_state())
+        with pytest.raises(SlipstreamError, match=f"x is already served by process {os.getpid()}"), serving(tmp_path, "x"):
+            pass
+    assert read_state(tmp_path) is None
+    with serving(tmp_path, "x"):
+        pass
+
+
+def test_down_ends_the_whole_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "_DOWN_TIMEOUT_S", 0.5)
+    code = "import subprocess, time; subprocess.Popen(['sleep', '100']); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        parent = psutil.Process(process.pid)
+        while not parent.children():
+            time.sleep(0.01)
+        [child] = parent.children()
+        write_state(tmp_path, a_state(pid=process.pid, created=parent.create_time()))
+        assert stop_served(tmp_path)
+        assert not parent.is_running()
+        assert not child.is_running()
+        assert not stop_served(tmp_path)
+    finally:
+        process.kill()
+
+
+def test_only_regions_without_an_owner_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "_SHM", tmp_path)
+    mine = tmp_path / f"{shared_memory.region_prefix(os.getpid())}abc"
+    orphan = tmp_path / f"{shared_memory.region_prefix(2**22 + 1)}abc"
+    other = tmp_path / "somebody_elses"
+    for region in (mine, orphan, other):
+        region.write_text("")
+    shared_memory.sweep_orphans()
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other])
+    shared_memory.sweep(shared_memory.region_prefix(os.getpid()))
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_the_installation_holds_this_pythons_stub_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    installation = arrange_installation(tmp_path)
+    stub = (installation.backend_directory / "python" / "triton_python_backend_stub").resolve()
+    assert stub.parent.name == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert installation.tritonserver.exists()
+    assert "hf_secret" not in str(installation.environment)
+    arrange_installation(tmp_path)
+
+
+class FakeHealth:
+    """Answers as told and remembers what was reloaded."""
+
+    def __init__(self) -> None:
+        self.has_token = True
+        self.can_load = True
+        self.reloaded: list[str] = []
+
+    def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
+        return self.has_token
+
+    def reload(self, model: str, timeout_s: float = 60.0) -> bool:
+        self.reloaded.append(model)
+        return self.can_load
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Two children that look like the stubs of two models."""
+    processes = {}
+    for model in ("a", "b"):
+        script = tmp_path / model / "1" / "model.py"
+        script.parent.mkdir(parents=True)
+        script.write_text("import time; time.sleep(100)")
+        stub = tmp_path / "triton_python_backend_stub"
+        processes[model] = subprocess.Popen([str(stub), str(script)], executable=sys.executable)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not all(psutil.Process(p.pid).cmdline()[1:] for p in processes.values()):
+        time.sleep(0.01)
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.wait()
+
+
+def a_watchdog(health: FakeHealth, log: list[str], probe_period_s: float = 100) -> Watchdog:
+    return Watchdog(os.getpid(), health, probe_period_s, log.append)  # type: ignore[arg-type]
+
+
+def test_live_stubs_are_left_alone(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    health, log = FakeHealth(), list[str]()
+    a_watchdog(health, log).look()
+    assert (health.reloaded, log) == ([], [])
+
+
+def test_only_the_model_of_a_dead_stub_is_reloaded(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    health, log = FakeHealth(), list[str]()
+    watchdog = a_watchdog(health, log)
+    stubs["b"].kill()  # not waited for: Triton leaves the zombie too
+    time.sleep(0.1)
+    watchdog.look()
+    watchdog.look()
+    assert health.reloaded == ["b"]
+    assert "the stub of b is dead" in log[0]
+
+
+def test_a_model_that_does_not_load_is_tried_again(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    health, log = FakeHealth(), list[str]()
+    watchdog = a_watchdog(health, log)
+    stubs["b"].kill()
+    time.sleep(0.1)
+    health.can_load = False
+    watchdog.look()
+    health.can_load = True
+    watchdog.look()
+    watchdog.look()
+    assert health.reloaded == ["b", "b"]
+    assert "could not load b" in log[1]
+
+
+def test_a_server_without_a_token_has_its_stubs_replaced(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    health, log = FakeHealth(), list[str]()
+    health.has_token = False
+    watchdog = a_watchdog(health, log, probe_period_s=0)
+    watchdog.look()
+    assert sorted(health.reloaded) == ["a", "b"]
+    assert [process.wait(5) for process in stubs.values()] == [-9, -9]

@@ -1,0 +1,149 @@
+"""The deployment spec: what is accepted, and how what is not is explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from slipstream.errors import SpecError
+from slipstream.spec import DeploymentSpec, PortsSpec
+from slipstream.spec_file import deployment_names, load_deployment, schema_text
+
+DEFAULT = "smollm2-135m-cpu"
+DRAFT = "llama-3.3-70b-fp8-tp4-draft"
+
+
+def refusal(root: Path, *overrides: str, deployment: str = DEFAULT) -> str:
+    with pytest.raises(SpecError) as caught:
+        load_deployment(deployment, overrides, root=root)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def a_file(tmp_path: Path, root: Path, old: str = "", new: str = "") -> Path:
+    path = tmp_path / f"{DEFAULT}.yaml"
+    path.write_text((root / "deployments" / f"{DEFAULT}.yaml").read_text().replace(old, new))
+    return path
+
+
+def test_every_committed_deployment_loads_and_fits_the_schema(root: Path) -> None:
+    names = deployment_names(root)
+    schema = json.loads((root / "deployments" / "schema.json").read_text())
+    assert {DEFAULT, DRAFT, "llama-3.1-8b-fp8-h100"} <= set(names)
+    for name in names:
+        load_deployment(name, root=root)
+        jsonschema.validate(yaml.safe_load((root / "deployments" / f"{name}.yaml").read_text()), schema)
+
+
+def test_the_committed_schema_is_fresh(root: Path) -> None:
+    assert (root / "deployments" / "schema.json").read_text() == schema_text()
+
+
+def test_a_spec_cannot_be_changed(root: Path) -> None:
+    spec = load_deployment(DEFAULT, root=root)
+    with pytest.raises(ValidationError):
+        spec.engine.max_batch_size = 1  # type: ignore[misc]
+
+
+def test_an_override_wins_over_the_file(root: Path) -> None:
+    spec = load_deployment(DEFAULT, ["engine.max_batch_size=7", "runtime.execution=accuracy"], root=root)
+    assert (spec.engine.max_batch_size, spec.runtime.execution) == (7, "accuracy")
+
+
+def test_ports_are_a_group_or_auto(root: Path) -> None:
+    assert load_deployment(DEFAULT, ["runtime.ports=auto"], root=root).runtime.ports == "auto"
+    ports = load_deployment(DEFAULT, ["runtime.ports=auto", "runtime.ports.http=9000"], root=root).runtime.ports
+    assert isinstance(ports, PortsSpec)
+    assert (ports.http, ports.grpc) == (9000, 8001)
+
+
+def test_a_typo_is_refused_with_the_line_and_the_nearest_field(root: Path, tmp_path: Path) -> None:
+    path = a_file(tmp_path, root, "max_batch_size:", "max_batch_sise:")
+    message = refusal(root, deployment=str(path))
+    line = path.read_text().splitlines().index("  max_batch_sise: 32") + 1
+    assert f"{path}:{line}: engine.max_batch_sise: unknown field, did you mean max_batch_size?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("engine.max_batch_sise=3", "did you mean max_batch_size?"),
+        ("runtime.ports.htpp=3", "did you mean http?"),
+        ("engine.max_batch_size=0", "found 0"),
+        ("engine.max_batch_size=many", "found 'many'"),
+        ("engine.max_batch_size=true", "found True"),
+        ("engine.max_input_len=4000", "the limit is max_seq_len - 1 = 2047"),
+        ("engine.target=cuda", "'openvino' or 'tensorrt_llm'"),
+        ("runtime.ports=none", "'auto'"),
+        ("runtime.ports.http=8001", "must differ"),
+        ("runtime.kv_cache_free_gpu_mem_fraction=.nan", "finite"),
+        ("quantization=3", "found 3"),
+        ("model.source=", "found None"),
+        ("name=Smol", "name"),
+        ("name=other", "the file's name says"),
+        ("nonsense", "KEY=VALUE is expected"),
+        ("a..b=1", "KEY=VALUE is expected"),
+        ("engine.max_seq_len=[1", "not valid YAML"),
+    ],
+)
+def test_a_bad_value_is_explained(root: Path, override: str, expected: str) -> None:
+    message = refusal(root, override)
+    assert expected in message
+    assert "mend:" in message
+    assert "PortsSpec" not in message
+
+
+def test_a_draft_needs_the_non_decoupled_profile(root: Path) -> None:
+    assert "non-decoupled" in refusal(root, "runtime.decoupled=true", deployment=DRAFT)
+    assert "echoed" in refusal(root, "runtime.exclude_input_in_output=true", deployment=DRAFT)
+
+
+def test_the_kv_fractions_of_target_and_draft_leave_room(root: Path) -> None:
+    assert "sum to 1" in refusal(root, "engine.draft.kv_cache_free_gpu_mem_fraction=0.2", deployment=DRAFT)
+
+
+def test_the_cpu_engine_takes_no_draft(root: Path) -> None:
+    assert "needs target tensorrt_llm" in refusal(root, "engine.draft.model.source=x")
+
+
+def test_an_unknown_deployment_is_refused_with_the_known_ones(root: Path) -> None:
+    message = refusal(root, deployment="smollm2-135m-cpuu")
+    assert "did you mean smollm2-135m-cpu?" in message
+    assert "llama-3.1-8b-fp8-h100" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "a mapping is expected"),
+        ("- 1", "a mapping is expected"),
+        ("name: [", "not valid YAML"),
+        ("name: a\nname: b", ":2: not valid YAML: name is given twice"),
+        ("[" * 5000, "nested too deeply"),
+        ("x" * (1 << 20) + "xx", "the limit is 1048576"),
+        ("!!python/object:os.system {}", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_deployment_is_refused(root: Path, tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / f"{DEFAULT}.yaml"
+    path.write_text(content)
+    assert expected in refusal(root, deployment=str(path))
+
+
+def test_a_file_that_is_not_utf8_is_refused(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"{DEFAULT}.yaml"
+    path.write_bytes(b"name: \xff")
+    assert "cannot be read" in refusal(root, deployment=str(path))
+
+
+def test_defaults_alone_make_a_deployment() -> None:
+    spec = DeploymentSpec.model_validate(
+        {"name": "x", "model": {"source": "org/name"}, "engine": {"target": "openvino"}}
+    )
+    assert isinstance(spec.runtime.ports, PortsSpec)
+    assert spec.runtime.ports.gateway == 8080
