@@ -9,4 +9,4 @@ import sys
 from slipstream.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["quantize", *sys.argv[1:]]))
+    main(["quantize", *sys.argv[1:]])

@@ -94,9 +94,9 @@ def serve_copy(artifacts: Path, name: str, *overrides: str) -> Iterator[Served]:
     context = a_context(copy_artifacts(artifacts, name), "runtime.ports=auto", *overrides)
     run_stage(stages_for(context.spec)[-1], context, silent)
     workspace = context.workspace
-    with serving(context.spec, workspace.model_repository, workspace.run, silent) as server:
-        where = server.endpoints
-        yield Served(where.http, where.grpc, where.metrics, workspace, server.process.pid)
+    with serving(context.spec, workspace.model_repository, workspace.run, silent) as deployment:
+        where = deployment.server.endpoints
+        yield Served(where.http, where.grpc, where.metrics, workspace, deployment.server.process.pid)
 
 
 def run_slipstream(*arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

@@ -113,7 +113,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
 ) -> None:
     """Talk to a served deployment."""
-    serving_commands.chat(Request(deployment, [], out, False), message, max_tokens)
+    serving_commands.chat(Request(deployment, [], out, as_json=False), message, max_tokens)
 
 
 @app.command()
@@ -128,6 +128,6 @@ def version() -> None:
     print(__version__)
 
 
-def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+def _as_interrupt(_signum: int, _frame: FrameType | None) -> None:
     """Let `kill -TERM` unwind as Ctrl-C does, so that every `finally` runs."""
     raise KeyboardInterrupt

@@ -70,18 +70,19 @@ def _serve_until_told(context: Context, request: Request, question: str | None) 
     started = time.monotonic()
     with ExitStack() as stack:
         with reporting("triton") as report:
-            server = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
-        finished("triton", f"ready, a token came out  gRPC {server.endpoints.grpc}", time.monotonic() - started)
+            deployment = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
+        where = deployment.server.endpoints
+        finished("triton", f"ready, a token came out  gRPC {where.grpc}", time.monotonic() - started)
         if question is not None:
             print(f"› {question}", file=sys.stderr, flush=True)
-            _talk(workspace, server.endpoints.grpc, question, max_tokens=128)
+            _talk(workspace, where.grpc, question, max_tokens=128)
             if not _has_terminal():
                 return
         state = read_state(workspace.run)
         if state is not None:
             _announce(state, request)
         with suppress(KeyboardInterrupt):  # from here on, being told to stop is the normal end
-            supervise(server, spec, _log)
+            supervise(deployment, _log)
 
 
 def _has_terminal() -> bool:

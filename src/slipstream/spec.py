@@ -115,7 +115,9 @@ class RuntimeSpec(Group):
         "performance", description="`accuracy`: the CPU engine in float32 without dynamic quantization"
     )
     triton_max_batch_size: int = Field(64, ge=1, le=4096, description="Triton's max_batch_size of every model")
-    decoupled: bool = Field(True, description="streaming profile; false is the profile of draft-target speculation")
+    decoupled: bool = Field(
+        default=True, description="streaming profile; false is the profile of draft-target speculation"
+    )
     max_queue_delay_microseconds: int = Field(0, ge=0, le=10_000_000, description="Triton's dynamic batching delay")
     max_queue_size: int = Field(
         0, ge=0, le=1_000_000, description="requests waiting for the engine before one is refused; 0: no limit"
@@ -132,10 +134,16 @@ class RuntimeSpec(Group):
         0.9, gt=0, lt=1, description="share of the GPU memory left after weights for the KV cache"
     )
     kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory for the CPU engine's KV cache")
-    enable_kv_cache_reuse: bool = Field(True, description="reuse the KV blocks of a shared prefix")
-    enable_chunked_context: bool = Field(True, description="split long prompts over iterations")
+    enable_kv_cache_reuse: bool = Field(default=True, description="reuse the KV blocks of a shared prefix")
+    enable_chunked_context: bool = Field(default=True, description="split long prompts over iterations")
+    add_special_tokens: bool = Field(
+        default=True,
+        description="preprocessing adds the tokenizer's own BOS, as upstream does; false where clients send text of a"
+        " chat template that begins with one",
+    )
     exclude_input_in_output: bool = Field(
-        True, description="a response that is not streamed leaves out the prompt, unless the request says otherwise"
+        default=True,
+        description="a response that is not streamed leaves out the prompt, unless the request says otherwise",
     )
     cancellation_check_period_ms: int = Field(10, ge=1, le=10_000, description="how often cancellations are looked for")
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
@@ -176,4 +184,3 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"the KV fractions of target and draft sum to {both:g}, the limit is below 1: they share the GPUs"
             )
-

@@ -19,7 +19,6 @@ MAX_SPEC_BYTES = 1 << 20
 SCHEMA_FILE = Path("deployments") / "schema.json"
 
 
-
 def load_deployment(reference: str, overrides: Sequence[str] = (), *, root: Path) -> DeploymentSpec:
     """The spec of `reference` (a name under `deployments/` or a path), with `KEY=VALUE` overrides applied.
 
@@ -102,11 +101,13 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...],
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
-        raise SpecError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", mend="correct it") from error
+        problem = getattr(error, "problem", error)
+        raise SpecError(f"{path}{line}: not valid YAML: {problem}", mend="correct it") from error
     except RecursionError as error:
         raise SpecError(f"{path}: nested too deeply", mend="write one value per field") from error
     if not isinstance(settings, dict):
-        raise SpecError(f"{path}: a mapping is expected, found {type(settings).__name__}", mend="start from deployments/")
+        found = type(settings).__name__
+        raise SpecError(f"{path}: a mapping is expected, found {found}", mend="start from a file in deployments/")
     lines: dict[tuple[str, ...], int] = {}
     _collect_lines(node, (), lines)
     return settings, lines

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -58,13 +57,13 @@ def leftovers(workspace: Path) -> list[str]:
 
 
 def shared_memory(pid: int) -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if name.startswith(f"slipstream_{pid}_")]
+    return [path.name for path in Path("/dev/shm").glob(f"slipstream_{pid}_*")]
 
 
 @pytest.fixture
-def workspace(artifacts: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def workspace(artifacts: Path, request: pytest.FixtureRequest) -> Path:
     name = "".join(character if character.isalnum() else "-" for character in request.node.name)
-    yield copy_artifacts(artifacts, name)
+    return copy_artifacts(artifacts, name)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])

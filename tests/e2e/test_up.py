@@ -105,5 +105,3 @@ def test_a_damaged_engine_is_refused_by_serve(workspace: Path) -> None:
     refused = run_slipstream("serve", DEFAULT, "--out", str(workspace), *AUTO)
     assert refused.returncode == 3
     assert f"slipstream build {DEFAULT}" in refused.stderr
-
-

@@ -34,16 +34,24 @@ def test_the_server_has_each_model_as_it_was_rendered(served: Served, model: str
     assert list(loaded.output) == list(rendered.output)
     assert dict(loaded.parameters) == dict(rendered.parameters)
     assert loaded.ensemble_scheduling == rendered.ensemble_scheduling
-    assert loaded.model_transaction_policy == rendered.model_transaction_policy
     assert loaded.HasField("dynamic_batching") == rendered.HasField("dynamic_batching")
     assert loaded.max_batch_size == rendered.max_batch_size
+
+
+@pytest.mark.parametrize("model", ["tensorrt_llm", "tensorrt_llm_bls", "ensemble"])
+def test_what_streams_is_decoupled(served: Served, model: str) -> None:
+    # Rendered for the first two; the ensemble has no policy of its own, Triton takes it from its steps.
+    assert loaded_config(served.grpc, model).model_transaction_policy.decoupled
 
 
 def test_the_gpu_rendering_serves_with_the_embedded_engine_in_the_engines_slot(
     artifacts: Path, root: Path, tmp_path: Path
 ) -> None:
     made = Workspace(directory=artifacts)
-    spec = load_deployment("llama-3.1-8b-fp8-h100", root=root)
+    embedded = load_deployment(DEFAULT, ["runtime.ports=auto"], root=root)
+    # Triton refuses an ensemble that takes larger batches than one of its models.
+    batch = f"runtime.triton_max_batch_size={embedded.runtime.triton_max_batch_size}"
+    spec = load_deployment("llama-3.1-8b-fp8-h100", [batch], root=root)
     locations = Locations(engine_dir=str(made.engine), tokenizer_dir=str(made.model))
     repository = tmp_path / "model_repository"
     repository.mkdir()
@@ -51,7 +59,6 @@ def test_the_gpu_rendering_serves_with_the_embedded_engine_in_the_engines_slot(
     shutil.rmtree(repository / "tensorrt_llm")
     shutil.copytree(made.model_repository / "tensorrt_llm", repository / "tensorrt_llm")
 
-    embedded = load_deployment(DEFAULT, ["runtime.ports=auto"], root=root)
     # Ready means that the ensemble gave a token: both renderings fit together.
     with serving(embedded, repository, tmp_path / "run", silent) as server:
         assert loaded_config(server.endpoints.grpc, "preprocessing").instance_group[0].count == 4

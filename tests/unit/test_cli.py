@@ -67,9 +67,7 @@ def test_down_of_what_is_not_served_is_no_failure(capsys: pytest.CaptureFixture[
     assert json.loads(out) == {"deployment": DEFAULT, "stopped": False}
 
 
-def test_chat_with_what_is_not_served_says_how_to_start_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_chat_with_what_is_not_served_says_how_to_start_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "chat", DEFAULT, "hello", "--out", str(tmp_path))
     assert code == 1
     assert f"slipstream up {DEFAULT} --detach" in err

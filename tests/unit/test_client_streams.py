@@ -257,11 +257,13 @@ def test_leaving_an_async_loop_cancels(long_reply: FakeTriton) -> None:
 def test_cancelling_a_task_cancels_the_request(long_reply: FakeTriton) -> None:
     async def run() -> list[str]:
         async with AsyncTritonClient(long_reply.address) as client:
-            task = asyncio.ensure_future(client.generate("x", max_tokens=9))
+            stream = client.stream("x", max_tokens=9)
+            task = asyncio.ensure_future(stream.finish())
             await asyncio.sleep(0.1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            assert stream.completion.finish == "cancelled"
             return await asyncio.to_thread(long_reply.wait_until_cancelled)
 
     assert asyncio.run(run()) == [long_reply.received[0].id]

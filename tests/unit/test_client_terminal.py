@@ -122,12 +122,12 @@ def test_ctrl_c_stops_the_reply_and_not_the_conversation(client: TritonClient, t
 
 def test_the_oldest_turns_are_forgotten_when_the_context_is_full(client: TritonClient, triton: FakeTriton) -> None:
     out = io.StringIO()
-    limit = ContextLimit(tokens=20, count_tokens=words)
+    limit = ContextLimit(tokens=23, count_tokens=words)
     messages = converse(client, render, 8, io.StringIO("a a\nb b\nc c\n"), out, limit=limit)
     assert "the context is full: the oldest 2 messages are forgotten" in out.getvalue()
     assert prompts(triton)[-1].startswith("<user>b b<assistant>")
     assert messages[0]["content"] == "b b"
-    assert all(words(prompt) + 8 <= 20 for prompt in prompts(triton))
+    assert all(words(prompt) + 8 <= 23 for prompt in prompts(triton))
 
 
 def test_a_message_too_long_alone_is_refused_and_the_talk_goes_on(client: TritonClient, triton: FakeTriton) -> None:

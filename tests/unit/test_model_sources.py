@@ -141,9 +141,7 @@ def test_an_unknown_bundled_model_names_the_known_one(out: Path) -> None:
     assert "bundled:smollm2-135m-instruct" in error.mend
 
 
-@pytest.mark.parametrize(
-    "source", ["org/", "a/b/c", "org/na me", "org//name", "gpt2", "org/a--b", "-a/b"]
-)
+@pytest.mark.parametrize("source", ["org/", "a/b/c", "org/na me", "org//name", "gpt2", "org/a--b", "-a/b"])
 def test_what_is_neither_path_nor_hub_id_is_a_spec_error(source: str, out: Path) -> None:
     assert isinstance(refusal(source, out), SpecError)
 

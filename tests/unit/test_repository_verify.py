@@ -90,6 +90,7 @@ def test_a_rendering_of_every_reference_deployment_is_in_order(root: Path, tmp_p
         ("postprocessing", lambda c: setattr(c, "max_batch_size", 0), "max_batch_size is 0"),
         ("postprocessing", lambda c: setattr(c.instance_group[0], "kind", 1), "instance_group is"),
         ("ensemble", lambda c: setattr(c, "platform", ""), "platform is ''"),
+        ("ensemble", lambda c: setattr(c, "max_batch_size", 65), "max_batch_size is 65, expected 64 or less"),
         ("tensorrt_llm_bls", lambda c: c.ClearField("model_transaction_policy"), "decoupled is false, expected true"),
         (
             "tensorrt_llm_bls",

@@ -79,7 +79,8 @@ def test_a_damaged_state_is_none(tmp_path: Path) -> None:
 def test_one_directory_is_served_once(tmp_path: Path) -> None:
     with serving(tmp_path, "x"):
         write_state(tmp_path, a_state())
-        with pytest.raises(SlipstreamError, match=f"x is already served by process {os.getpid()}"), serving(tmp_path, "x"):
+        message = f"x is already served by process {os.getpid()}"
+        with pytest.raises(SlipstreamError, match=message), serving(tmp_path, "x"):
             pass
     assert read_state(tmp_path) is None
     with serving(tmp_path, "x"):
@@ -117,7 +118,7 @@ def test_only_regions_without_an_owner_are_swept(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_the_installation_holds_this_pythons_stub_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installation_holds_the_fitting_stub_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     installation = arrange_installation(tmp_path)
     stub = (installation.backend_directory / "python" / "triton_python_backend_stub").resolve()
@@ -128,19 +129,13 @@ def test_the_installation_holds_this_pythons_stub_and_no_secret(tmp_path: Path, 
 
 
 class FakeHealth:
-    """Answers as told and remembers what was reloaded."""
+    """Answers as told."""
 
-    def __init__(self) -> None:
-        self.has_token = True
-        self.can_load = True
-        self.reloaded: list[str] = []
+    def __init__(self, *, has_token: bool) -> None:
+        self.has_token = has_token
 
     def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
         return self.has_token
-
-    def reload(self, model: str, timeout_s: float = 60.0) -> bool:
-        self.reloaded.append(model)
-        return self.can_load
 
 
 @pytest.fixture
@@ -162,45 +157,26 @@ def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def a_watchdog(health: FakeHealth, log: list[str], probe_period_s: float = 100) -> Watchdog:
-    return Watchdog(os.getpid(), health, probe_period_s, log.append)  # type: ignore[arg-type]
+def a_watchdog(*, has_token: bool = True, probe_period_s: float = 100) -> Watchdog:
+    return Watchdog(os.getpid(), FakeHealth(has_token=has_token), probe_period_s)  # type: ignore[arg-type]
 
 
-def test_live_stubs_are_left_alone(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    health, log = FakeHealth(), list[str]()
-    a_watchdog(health, log).look()
-    assert (health.reloaded, log) == ([], [])
+def test_live_stubs_that_give_tokens_are_no_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    assert a_watchdog(probe_period_s=0).complaint() is None
 
 
-def test_only_the_model_of_a_dead_stub_is_reloaded(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    health, log = FakeHealth(), list[str]()
-    watchdog = a_watchdog(health, log)
+def test_the_model_of_a_dead_stub_is_named(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    watchdog = a_watchdog()
     stubs["b"].kill()  # not waited for: Triton leaves the zombie too
-    time.sleep(0.1)
-    watchdog.look()
-    watchdog.look()
-    assert health.reloaded == ["b"]
-    assert "the stub of b is dead" in log[0]
+    while (complaint := watchdog.complaint()) is None:
+        time.sleep(0.01)
+    assert complaint == "the stub of b is dead"
 
 
-def test_a_model_that_does_not_load_is_tried_again(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    health, log = FakeHealth(), list[str]()
-    watchdog = a_watchdog(health, log)
-    stubs["b"].kill()
-    time.sleep(0.1)
-    health.can_load = False
-    watchdog.look()
-    health.can_load = True
-    watchdog.look()
-    watchdog.look()
-    assert health.reloaded == ["b", "b"]
-    assert "could not load b" in log[1]
+def test_a_server_without_a_token_is_a_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    watchdog = a_watchdog(has_token=False, probe_period_s=0)
+    assert watchdog.complaint() == "no token came within 30 s"
 
 
-def test_a_server_without_a_token_has_its_stubs_replaced(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    health, log = FakeHealth(), list[str]()
-    health.has_token = False
-    watchdog = a_watchdog(health, log, probe_period_s=0)
-    watchdog.look()
-    assert sorted(health.reloaded) == ["a", "b"]
-    assert [process.wait(5) for process in stubs.values()] == [-9, -9]
+def test_a_probe_waits_for_its_period(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    assert a_watchdog(has_token=False, probe_period_s=100).complaint() is None

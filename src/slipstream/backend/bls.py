@@ -1,7 +1,8 @@
 """The `tensorrt_llm_bls` model: text in, text out, with tokenizing and detokenizing in process.
 
 One thread serves one stream: it calls the engine's model, detokenizes what comes and sends it on. It spends its time
-waiting, so one instance serves as many streams as the pool has threads; more wait their turn.
+waiting, so one instance serves many streams. The threads are daemons: were the server to die, a thread that waits for
+it would keep this process alive for ever.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from slipstream.backend.bls_call import EngineCall, EngineFailed
+from slipstream.backend.bls_call import EngineCall, EngineFailedError
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings
-from slipstream.backend.tensors import RequestRefused
+from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.triton import TextReply, input_tensors
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
 
-_MOST_STREAMS = 256
 _CANCELLATION_PERIOD_S = 0.01
 
 
@@ -44,20 +43,24 @@ class BusinessLogic:
         self._calls: dict[str, EngineCall] = {}
         self._calls_lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._threads = ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix="stream")
+        self._changed = threading.Event()
         self._watch = Watch(
-            self._checks, lambda: None, check_period_s=_CANCELLATION_PERIOD_S, refresh_period_s=float("inf")
+            self._checks,
+            lambda: None,
+            self._changed,
+            check_period_s=_CANCELLATION_PERIOD_S,
+            refresh_period_s=float("inf"),
         )
         self._watch.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Begin every request on a thread of its own; responses follow from there."""
         for request in requests:
-            self._threads.submit(self._serve, input_tensors(request), TextReply(request))
+            arguments = (input_tensors(request), TextReply(request))
+            threading.Thread(target=self._serve, args=arguments, name="stream", daemon=True).start()
 
     def finalize(self) -> None:
-        """End the threads; Triton unloads a model only when its requests are answered."""
-        self._threads.shutdown()
+        """End the watch; Triton unloads a model only when its requests are answered, so no stream is left."""
         self._watch.close()
 
     def _serve(self, tensors: dict[str, Any], reply: TextReply) -> None:
@@ -65,7 +68,7 @@ class BusinessLogic:
         try:
             wanted = read_text_request(tensors, self._settings, decoupled=self._decoupled)
             self._generate(wanted, reply)
-        except (RequestRefused, EngineFailed) as error:
+        except (RequestRefusedError, EngineFailedError) as error:
             reply.refuse(str(error))
         except Exception as error:
             reply.fail(f"{type(error).__name__}: {error}")
@@ -94,7 +97,7 @@ class BusinessLogic:
     def _enter(self, request_id: str, call: EngineCall) -> None:
         with self._calls_lock:
             self._calls[request_id] = call
-        self._watch.wake()
+        self._changed.set()
 
     def _leave(self, request_id: str) -> None:
         with self._calls_lock:

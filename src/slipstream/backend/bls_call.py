@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from slipstream.backend.stop_request import stop_request_id
 from slipstream.backend.tensors import Tensors
+from slipstream.backend.trailer import read_trailer
 
 # Outputs of the engine that clients of a text model may ask for.
 PASSED_OUTPUTS = frozenset(
@@ -42,10 +43,11 @@ class Part:
     """One response of the engine."""
 
     ids: list[int]
+    is_last: bool
     others: dict[str, NDArray[Any]]
 
 
-class EngineFailed(Exception):
+class EngineFailedError(Exception):
     """The engine answered with an error; the text is for the client."""
 
 
@@ -64,14 +66,18 @@ class EngineCall:
         To be read to the end even when nobody wants them any more: an iterator that is left blocks the unloading of
         the model. `stop_if_abandoned` makes the end come soon.
         """
-        failure = ""
+        failure = "the engine failed in the middle of the output: send the request again"
         for response in _execute(self._model, self._request_id, tensors, requested & PASSED_OUTPUTS):
             if response.has_error():
                 failure = response.error().message()
-            elif (outputs := response.output_tensors()) and not self._is_stopped:
-                yield _part(outputs)
-        if failure:
-            raise EngineFailed(failure)
+            elif outputs := response.output_tensors():
+                part = _part(outputs)
+                if part.is_last:
+                    failure = ""
+                if not self._is_stopped:
+                    yield part
+        if failure and not self._is_stopped:
+            raise EngineFailedError(failure)
 
     def stop_if_abandoned(self) -> None:
         """End the generation, once, when its client has gone away."""
@@ -97,4 +103,5 @@ def _part(outputs: list[Any]) -> Part:
     arrays = {tensor.name(): tensor.as_numpy() for tensor in outputs}
     ids: list[int] = arrays.pop("output_ids").reshape(-1).tolist()
     length = int(arrays.pop("sequence_length").reshape(-1)[0])
-    return Part(ids[:length], arrays)
+    trailer = read_trailer(ids, length)
+    return Part(ids[:length], trailer is not None and trailer.is_last, arrays)

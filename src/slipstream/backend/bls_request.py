@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backend.prompt import Prompt, PromptSettings, read_prompt, refuse_unserved_text
-from slipstream.backend.tensors import RequestRefused, Tensors, flag, integer, is_given
+from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given
+from slipstream.backend.trailer import CALL, marker
 
 # The inputs that preprocessing reads, under its names.
 _PROMPT_INPUTS = {
@@ -53,25 +54,31 @@ def read_text_request(tensors: Tensors, settings: PromptSettings, *, decoupled: 
     """Tokenize the prompt and pass on everything that the engine itself accepts or refuses."""
     _refuse_drafts(tensors)
     if is_given(tensors, "image_input"):
-        raise RequestRefused("image_input: the engine is not a multimodal model; leave it out")
+        raise RequestRefusedError("image_input: the engine is not a multimodal model; leave it out")
     if is_given(tensors, "text_input") and tensors["text_input"].size > 1:
-        raise RequestRefused(f"text_input holds {tensors['text_input'].size} prompts, the limit is 1: send them one by one")
+        raise RequestRefusedError(
+            f"text_input holds {tensors['text_input'].size} prompts, the limit is 1: send them one by one"
+        )
     prompt_tensors = {_PROMPT_INPUTS[name]: tensor for name, tensor in tensors.items() if name in _PROMPT_INPUTS}
     if not is_given(prompt_tensors, "QUERY"):
-        raise RequestRefused("text_input is missing")
+        raise RequestRefusedError("text_input is missing")
     refuse_unserved_text(prompt_tensors)
     streaming = bool(flag(tensors, "stream"))
     if streaming and not decoupled:
-        raise RequestRefused("stream is true, but the model is not decoupled: it gives one response a request")
+        raise RequestRefusedError("stream is true, but the model is not decoupled: it gives one response a request")
     prompt = read_prompt(prompt_tensors, 0, settings)
     return TextRequest(engine_tensors={**_passed_on(tensors), **_prompt_inputs(prompt)}, streaming=streaming)
 
 
 def _refuse_drafts(tensors: Tensors) -> None:
     if (integer(tensors, "num_draft_tokens") or 0) > 0:
-        raise RequestRefused("num_draft_tokens: draft-target speculation is not available on this engine; leave it out")
+        raise RequestRefusedError(
+            "num_draft_tokens: draft-target speculation is not available on this engine; leave it out"
+        )
     if flag(tensors, "use_draft_logits"):
-        raise RequestRefused("use_draft_logits: draft-target speculation is not available on this engine; leave it out")
+        raise RequestRefusedError(
+            "use_draft_logits: draft-target speculation is not available on this engine; leave it out"
+        )
 
 
 def _passed_on(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -89,6 +96,7 @@ def _prompt_inputs(prompt: Prompt) -> dict[str, NDArray[Any]]:
         "request_output_len": np.array([[prompt.max_tokens]], np.int32),
         "end_id": np.array([[prompt.end_id]], np.int32),
         "pad_id": np.array([[prompt.pad_id]], np.int32),
+        "prompt_table_extra_ids": marker(CALL)[np.newaxis],
     }
     if prompt.stop_words.size:
         inputs["stop_words_list"] = prompt.stop_words[np.newaxis]

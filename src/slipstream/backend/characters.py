@@ -20,8 +20,8 @@ class Characters:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._fast = tokenizer.fast
-        alone = self._fast.decode_batch([[id] for id in range(tokenizer.vocab_size)], skip_special_tokens=False)
-        self._broken_alone = frozenset(id for id, text in enumerate(alone) if _REPLACEMENT in text)
+        alone = self._fast.decode_batch([[token] for token in range(tokenizer.vocab_size)], skip_special_tokens=False)
+        self._broken_alone = frozenset(token for token, text in enumerate(alone) if _REPLACEMENT in text)
 
     def end_whole(self, ids: Sequence[int]) -> bool:
         """The last of `ids` completes a character, or nothing will."""

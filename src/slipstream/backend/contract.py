@@ -6,7 +6,7 @@ published model. A neutral value (one beam, `false`, …) asks for nothing and i
 
 from __future__ import annotations
 
-from slipstream.backend.tensors import RequestRefused, Tensors, is_given
+from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given
 
 SERVED = frozenset(
     {
@@ -108,12 +108,12 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
 
 
 def refuse_unserved(tensors: Tensors) -> None:
-    """Raise `RequestRefused` for the first tensor that asks for something the engine does not do."""
+    """Raise `RequestRefusedError` for the first tensor that asks for something the engine does not do."""
     for name in tensors:
         if name in SERVED or not is_given(tensors, name) or _is_neutral(tensors, name):
             continue
         reason = REFUSED.get(name, "the model has no such input")
-        raise RequestRefused(f"{name}: {reason}; leave it out")
+        raise RequestRefusedError(f"{name}: {reason}; leave it out")
 
 
 def _is_neutral(tensors: Tensors, name: str) -> bool:

@@ -13,7 +13,7 @@ from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stream import Piece, Stream, Vocabulary
-from slipstream.backend.tensors import RequestRefused
+from slipstream.backend.tensors import RequestRefusedError
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
@@ -25,7 +25,7 @@ class Reply(Protocol):
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response."""
 
-    def fail(self, message: str) -> None:
+    def fail(self, stream: Stream, message: str) -> None:
         """End the request with an error."""
 
     def is_cancelled(self) -> bool:
@@ -70,29 +70,29 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
-        on_change: Callable[[], None],
+        changed: threading.Event,
     ) -> None:
         self._open_loop = open_loop
         self._limits = limits
         self._vocabulary = vocabulary
-        self._on_change = on_change  # called after a request began or ended
+        self._changed = changed  # set after a request began or ended
         self._handles = itertools.count(1)
         self._in_flight: dict[int, _Delivery] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self.kv_cache_usage = 0.0
         self._loop = open_loop()
-        self._thread = threading.Thread(target=self._deliver, name="deliver")
+        self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
         self._thread.start()
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
-        """Begin `request`; its handle. `RequestRefused` when too many wait already."""
+        """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
         stream = Stream(handle=next(self._handles), request=request, vocabulary=self._vocabulary)
         with self._lock:
             self._admit()
             self._in_flight[stream.handle] = _Delivery(stream, reply)
             self._loop.send(stream.generate_message)
-        self._on_change()
+        self._changed.set()
         return stream.handle
 
     def cancel(self, handle: int) -> None:
@@ -118,13 +118,17 @@ class Engine:
             return [delivery.stream for delivery in self._in_flight.values()]
 
     def close(self) -> None:
-        """Fail what is in flight, end the step loop and the thread."""
-        self._is_closing.set()
-        with self._lock:
-            self._loop.close()
+        """End the step loop and the thread, and fail what is in flight."""
+        self.abandon()
         self._thread.join()
         self._fail_all("the model is being unloaded")
         self._loop.forget()
+
+    def abandon(self) -> None:
+        """End the step loop and wait for nothing: the server, which would take the last responses, is gone."""
+        self._is_closing.set()
+        with self._lock:
+            self._loop.close()
 
     def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
@@ -134,7 +138,9 @@ class Engine:
         waiting = len(self._in_flight) - self._limits.max_batch_size
         limit = self._limits.max_queue_size
         if limit and waiting >= limit:
-            raise RequestRefused(f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later")
+            raise RequestRefusedError(
+                f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+            )
 
     def _deliver(self) -> None:
         while (message := self._loop.receive()) is not None or self._reopen():
@@ -168,10 +174,10 @@ class Engine:
         with self._lock:
             self._in_flight.pop(stream.handle, None)
         if stream.ending is Ending.FAILED:
-            delivery.reply.fail(stream.failure)
+            delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
-        self._on_change()
+        self._changed.set()
 
     def _reopen(self) -> bool:
         """After the loop's death: fail what was in flight, open a new one; false when the model is being unloaded."""
@@ -206,5 +212,5 @@ class Engine:
             deliveries = list(self._in_flight.values())
             self._in_flight.clear()
         for delivery in deliveries:
-            delivery.reply.fail(message)
-        self._on_change()
+            delivery.reply.fail(delivery.stream, message)
+        self._changed.set()

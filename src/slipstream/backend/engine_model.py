@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 from slipstream.backend.characters import Characters
@@ -12,7 +14,7 @@ from slipstream.backend.pipeline import engine_facts, kv_block_bytes
 from slipstream.backend.requests import ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
-from slipstream.backend.tensors import RequestRefused, Tensors, flag
+from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 from slipstream.backend.trailer import read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors
 from slipstream.backend.watch import Watch
@@ -24,6 +26,7 @@ class EngineModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the engine; an error here fails the load of the model."""
+        self._server_process_id = os.getppid()
         config = ModelConfig.of(args["model_config"])
         settings = PipelineSettings.of(config)
         facts = engine_facts(settings.engine_dir)
@@ -32,14 +35,16 @@ class EngineModel:
             limits=limits,
             decoupled=config.decoupled,
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
+            bans_words=bool(facts.get("has_tokenizer", False)),
         )
+        changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
             limits=limits,
             vocabulary=_vocabulary(config),
-            on_change=lambda: self._watch.wake(),
+            changed=changed,
         )
-        gauges = Gauges(
+        self._gauges = Gauges(
             model=config.name,
             version=str(args.get("model_version", "1")),
             limits=limits,
@@ -47,7 +52,8 @@ class EngineModel:
         )
         self._watch = Watch(
             self._engine.checks,
-            lambda: gauges.refresh(self._engine.streams()),
+            lambda: self._gauges.refresh(self._engine.streams()),
+            changed,
             check_period_s=config.whole("cancellation_check_period_ms", default=100) / 1000,
             refresh_period_s=config.whole("stats_check_period_ms", default=100) / 1000,
         )
@@ -59,13 +65,18 @@ class EngineModel:
             reply = TritonReply(request)
             try:
                 self._take(request, reply)
-            except RequestRefused as error:
+            except RequestRefusedError as error:
                 reply.refuse(str(error))
 
     def finalize(self) -> None:
         """Fail what is in flight and leave no thread and no process."""
+        if os.getppid() != self._server_process_id:
+            # Killed or crashed: whoever sends to it now waits for ever.
+            self._engine.abandon()
+            return
         self._watch.close()
         self._engine.close()
+        self._gauges.close()
 
     def _take(self, request: Any, reply: TritonReply) -> None:
         tensors = input_tensors(request)
@@ -82,7 +93,7 @@ class EngineModel:
         elif request_id:
             self._engine.cancel_request(request_id)
         else:
-            raise RequestRefused("stop is true, but the request has no id: give the id of the request to stop")
+            raise RequestRefusedError("stop is true, but the request has no id: give the id of the request to stop")
         reply.close(decoupled=self._profile.decoupled)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,12 @@ class Gauges:
         self._set("nv_trt_llm_request_metrics", requests)
         self._set("nv_trt_llm_kv_cache_block_metrics", blocks)
 
-    def _set(self, family: str, values: dict[str, float]) -> None:
+    def close(self) -> None:
+        """Give the metrics back; the stub process crashes at its end when some are left."""
+        self._metrics.clear()
+        self._families.clear()
+
+    def _set(self, family: str, values: Mapping[str, float]) -> None:
         for label, value in values.items():
             key = _Key(family=family, label=label)
             if self._last.get(key) == value:

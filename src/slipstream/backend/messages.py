@@ -27,6 +27,7 @@ class Generate:
     sampling: Sampling | None
     penalties: Penalties
     stop: StopRules
+    bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
 
 

@@ -33,8 +33,8 @@ class PieceDecoder:
 
 def _lead_token(tokenizer: Tokenizer) -> int | None:
     """A plain token to decode behind; none where decoding the same token twice gives its text twice, as it should."""
-    id = next((id for id in tokenizer.encode("a b", add_special_tokens=False)[1:]), None)
-    if id is None:
+    token = next((token for token in tokenizer.encode("a b", add_special_tokens=False)[1:]), None)
+    if token is None:
         return None
-    once = tokenizer.decode([id])
-    return None if tokenizer.decode([id, id]) == once + once else id
+    once = tokenizer.decode([token])
+    return None if tokenizer.decode([token, token]) == once + once else token

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from slipstream.backend.bad_words import grammar_without
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import PipelineSettings
+from slipstream.backend.requests import Sampling
 from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
@@ -158,19 +160,22 @@ def _generation_config(request: Generate) -> Any:
     config.frequency_penalty = request.penalties.frequency
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
-        _sample(config, request)
+        _sample(config, request.sampling)
+    if request.bad_texts:
+        config.structured_output_config = openvino_genai.StructuredOutputConfig(
+            grammar=grammar_without(request.bad_texts)
+        )
     return config
 
 
-def _sample(config: Any, request: Generate) -> None:
-    assert request.sampling is not None
+def _sample(config: Any, sampling: Sampling) -> None:
     config.do_sample = True
-    config.temperature = request.sampling.temperature
-    config.rng_seed = request.sampling.seed
-    if request.sampling.top_k is not None:
-        config.top_k = request.sampling.top_k
-    if request.sampling.top_p is not None:
-        config.top_p = request.sampling.top_p
+    config.temperature = sampling.temperature
+    config.rng_seed = sampling.seed
+    if sampling.top_k is not None:
+        config.top_k = sampling.top_k
+    if sampling.top_p is not None:
+        config.top_p = sampling.top_p
 
 
 def _ending(reason: Any) -> Ending | None:

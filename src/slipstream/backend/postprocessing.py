@@ -58,7 +58,7 @@ class Row:
 
 
 def read_rows(tensors: Tensors) -> list[Row]:
-    """Every sequence of TOKENS_BATCH [batch, beams, tokens], cut to its own length in SEQUENCE_LENGTH [batch, beams]."""
+    """The sequences of TOKENS_BATCH [batch, beams, tokens], each cut to its SEQUENCE_LENGTH [batch, beams]."""
     tokens: NDArray[np.int32] = tensors["TOKENS_BATCH"]
     lengths: list[int] = tensors["SEQUENCE_LENGTH"].reshape(-1).tolist()
     sequences: list[list[int]] = tokens.reshape(len(lengths), -1).tolist()

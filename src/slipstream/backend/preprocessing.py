@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings, read_prompt, refuse_unserved_text
-from slipstream.backend.tensors import RequestRefused
+from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.trailer import marker
 from slipstream.backend.triton import error_response, input_tensors, response
 from slipstream.backend.words import padded
@@ -38,7 +38,7 @@ class Preprocessing:
     def _answer(self, request: Any) -> Any:
         try:
             return response(prepare(input_tensors(request), self._settings))
-        except RequestRefused as error:
+        except RequestRefusedError as error:
             return error_response(str(error))
 
 
@@ -69,7 +69,7 @@ def prepare(tensors: Mapping[str, NDArray[Any]], settings: PromptSettings) -> di
 
 def _rows(tensors: Mapping[str, NDArray[Any]]) -> int:
     if "QUERY" not in tensors or tensors["QUERY"].size == 0:
-        raise RequestRefused("text_input is missing")
+        raise RequestRefusedError("text_input is missing")
     return int(tensors["QUERY"].shape[0])
 
 

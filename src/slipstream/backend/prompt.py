@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backend.tensors import RequestRefused, Tensors, is_given, text
+from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given, text
 from slipstream.backend.words import pack
 from slipstream.text.tokenizer import Tokenizer
 
@@ -50,10 +50,10 @@ class Prompt:
 
 
 def refuse_unserved_text(tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Raise `RequestRefused` for an input that the engine cannot honour; empty strings ask for nothing."""
+    """Raise `RequestRefusedError` for an input that the engine cannot honour; empty strings ask for nothing."""
     for name, client_name, reason in _UNSERVED:
         if is_given(tensors, name) and any(value not in (b"", "", 0) for value in tensors[name].reshape(-1).tolist()):
-            raise RequestRefused(f"{client_name}: {reason}; leave it out")
+            raise RequestRefusedError(f"{client_name}: {reason}; leave it out")
 
 
 def read_prompt(tensors: Tensors, row: int, settings: PromptSettings) -> Prompt:
@@ -68,13 +68,13 @@ def read_prompt(tensors: Tensors, row: int, settings: PromptSettings) -> Prompt:
     stop_words = _words(tensors, "STOP_WORDS_DICT", row, tokenizer)
     if end_id is None:
         end_id = tokenizer.eos_ids[0] if tokenizer.eos_ids else -1
-        stop_words += [[id] for id in tokenizer.eos_ids[1:]]
+        stop_words += [[token] for token in tokenizer.eos_ids[1:]]
     pad_id = _whole(tensors, "PAD_ID", row)
     if pad_id is None:
         pad_id = tokenizer.pad_id if tokenizer.pad_id is not None else max(end_id, 0)
     max_tokens = _whole(tensors, "REQUEST_OUTPUT_LEN", row)
     if max_tokens is None:
-        raise RequestRefused("max_tokens is missing")
+        raise RequestRefusedError("max_tokens is missing")
     return Prompt(
         ids=tokenizer.encode(query, add_special_tokens=settings.add_special_tokens),
         max_tokens=max_tokens,

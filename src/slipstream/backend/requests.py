@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.parameters import Limits
-from slipstream.backend.tensors import RequestRefused, Tensors, flag, integer, is_given, number
-from slipstream.backend.trailer import is_marked
+from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
+from slipstream.backend.trailer import CALL, read_mark
 from slipstream.backend.words import Word, unpack
 
 
@@ -56,7 +56,8 @@ class OutputWishes:
     num_input_tokens: bool
     num_output_tokens: bool
     perf_metrics: bool
-    trailer: bool  # the request came through the ensemble
+    trailer: bool  # the request came through the ensemble or the BLS model
+    is_bls_call: bool  # an error behind other responses would be lost, see trailer.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,14 @@ class ModelProfile:
     limits: Limits
     decoupled: bool
     exclude_input_in_output: bool
+    bans_words: bool  # the engine directory holds the tokenizer that grammars need
 
 
 def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
-    """The generation that `tensors` ask for; `RequestRefused` says what cannot be done."""
+    """The generation that `tensors` ask for; `RequestRefusedError` says what cannot be done."""
     refuse_unserved(tensors)
+    if is_given(tensors, "bad_words_list") and not profile.bans_words:
+        raise RequestRefusedError("bad_words_list: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     return GenerationRequest(
         request_id=request_id,
@@ -96,23 +100,25 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) ->
 
 def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
     if not is_given(tensors, "input_ids"):
-        raise RequestRefused("input_ids is missing or empty: a prompt needs at least one token")
+        raise RequestRefusedError("input_ids is missing or empty: a prompt needs at least one token")
     ids = tensors["input_ids"]
     if ids.ndim > 1 and ids.shape[0] != 1:
-        raise RequestRefused(f"the request holds a batch of {ids.shape[0]} prompts, the limit is 1: send them one by one")
+        raise RequestRefusedError(
+            f"the request holds a batch of {ids.shape[0]} prompts, the limit is 1: send them one by one"
+        )
     length = integer(tensors, "input_lengths")
     if length is None or not 1 <= length <= ids.size:
-        raise RequestRefused(f"input_lengths is {length}, input_ids holds {ids.size} tokens")
+        raise RequestRefusedError(f"input_lengths is {length}, input_ids holds {ids.size} tokens")
     if length > limits.max_input_len:
-        raise RequestRefused(f"the prompt has {length} tokens, the limit max_input_len is {limits.max_input_len}")
+        raise RequestRefusedError(f"the prompt has {length} tokens, the limit max_input_len is {limits.max_input_len}")
     if length >= limits.max_seq_len:
-        raise RequestRefused(
-            f"the prompt has {length} tokens and leaves no room for output, the limit max_seq_len is {limits.max_seq_len}"
+        raise RequestRefusedError(
+            f"the prompt has {length} tokens, max_seq_len is {limits.max_seq_len}: no room for output is left"
         )
     prompt: list[int] = ids.reshape(-1)[:length].tolist()
     if min(prompt) < 0 or max(prompt) >= limits.vocab_size:
-        wrong = next(id for id in prompt if not 0 <= id < limits.vocab_size)
-        raise RequestRefused(f"input_ids holds {wrong}, the vocabulary has ids 0 to {limits.vocab_size - 1}")
+        wrong = next(token for token in prompt if not 0 <= token < limits.vocab_size)
+        raise RequestRefusedError(f"input_ids holds {wrong}, the vocabulary has ids 0 to {limits.vocab_size - 1}")
     return prompt
 
 
@@ -122,11 +128,11 @@ def _sampling(tensors: Tensors) -> Sampling | None:
     temperature = number(tensors, "temperature")
     seed = integer(tensors, "seed") or 0
     if top_k < 0:
-        raise RequestRefused(f"runtime_top_k is {top_k}, it must be 0 (all tokens) or more")
+        raise RequestRefusedError(f"runtime_top_k is {top_k}, it must be 0 (all tokens) or more")
     if top_p > 1:
-        raise RequestRefused(f"runtime_top_p is {top_p:g}, it must be at most 1")
+        raise RequestRefusedError(f"runtime_top_p is {top_p:g}, it must be at most 1")
     if temperature is not None and temperature < 0:
-        raise RequestRefused(f"temperature is {temperature:g}, it must be 0 (greedy) or more")
+        raise RequestRefusedError(f"temperature is {temperature:g}, it must be 0 (greedy) or more")
     if top_k == 1 or (top_k == 0 and top_p <= 0) or temperature == 0:
         return None
     return Sampling(
@@ -140,12 +146,12 @@ def _sampling(tensors: Tensors) -> Sampling | None:
 def _penalties(tensors: Tensors) -> Penalties:
     repetition = number(tensors, "repetition_penalty")
     if repetition is not None and repetition <= 0:
-        raise RequestRefused(f"repetition_penalty is {repetition:g}, it must be above 0")
+        raise RequestRefusedError(f"repetition_penalty is {repetition:g}, it must be above 0")
     presence = number(tensors, "presence_penalty") or 0.0
     frequency = number(tensors, "frequency_penalty") or 0.0
     for name, value in (("presence_penalty", presence), ("frequency_penalty", frequency)):
         if not -2 <= value <= 2:
-            raise RequestRefused(f"{name} is {value:g}, it must be from -2 to 2")
+            raise RequestRefusedError(f"{name} is {value:g}, it must be from -2 to 2")
     return Penalties(
         repetition=1.0 if repetition is None else repetition,
         presence=presence,
@@ -156,10 +162,10 @@ def _penalties(tensors: Tensors) -> Penalties:
 def _stop_rules(tensors: Tensors, *, room: int) -> StopRules:
     wanted = integer(tensors, "request_output_len")
     if wanted is None or wanted < 1:
-        raise RequestRefused(f"request_output_len is {wanted}, it must be at least 1")
+        raise RequestRefusedError(f"request_output_len is {wanted}, it must be at least 1")
     min_tokens = integer(tensors, "min_tokens") or 0
     if min_tokens < 0:
-        raise RequestRefused(f"min_tokens is {min_tokens}, it must be 0 or more")
+        raise RequestRefusedError(f"min_tokens is {min_tokens}, it must be 0 or more")
     end_id = integer(tensors, "end_id")
     max_new_tokens = min(wanted, room)
     return StopRules(
@@ -174,7 +180,8 @@ def _stop_rules(tensors: Tensors, *, room: int) -> StopRules:
 def _wishes(tensors: Tensors, profile: ModelProfile) -> OutputWishes:
     streaming = bool(flag(tensors, "streaming"))
     if streaming and not profile.decoupled:
-        raise RequestRefused("streaming is true, but the model is not decoupled: it gives one response a request")
+        raise RequestRefusedError("streaming is true, but the model is not decoupled: it gives one response a request")
+    mark = read_mark(tensors)
     exclude = flag(tensors, "exclude_input_in_output")
     if exclude is None:
         exclude = profile.exclude_input_in_output
@@ -185,5 +192,6 @@ def _wishes(tensors: Tensors, profile: ModelProfile) -> OutputWishes:
         num_input_tokens=bool(flag(tensors, "return_num_input_tokens")),
         num_output_tokens=bool(flag(tensors, "return_num_output_tokens")),
         perf_metrics=bool(flag(tensors, "return_perf_metrics")),
-        trailer=is_marked(tensors),
+        trailer=mark is not None,
+        is_bls_call=mark == CALL,
     )

@@ -42,14 +42,14 @@ class StepProcess:
         """Pass `message` on; a loop that has died is noticed by `receive`."""
         try:
             self._channel.send(message)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # broken, reset, or closed while a new loop is being opened
             return
 
     def receive(self) -> FromLoop | None:
         """The next message of the loop; none when it has died."""
         try:
             message: FromLoop = self._channel.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             return None
         return message
 
@@ -76,7 +76,9 @@ class StepProcess:
             return message
         reason = message.reason if isinstance(message, Broken) else f"its process ended with {self._process.wait()}"
         self.close()
-        raise SlipstreamError(f"the engine cannot be loaded: {reason}", mend="read the log above; build the engine again")
+        raise SlipstreamError(
+            f"the engine cannot be loaded: {reason}", mend="read the log above; build the engine again"
+        )
 
 
 def _python() -> str:

@@ -43,4 +43,3 @@ class StopSender:
     def _forget_before(self, then_s: float) -> None:
         self._asked_s = {handle: asked for handle, asked in self._asked_s.items() if asked > then_s}
         self._stopped.intersection_update(self._asked_s)
-

@@ -26,15 +26,15 @@ class StopWords:
         self._kept_characters = max((len(text) for text in self._texts), default=1) - 1
         self._last_text = ""
 
-    def push(self, id: int) -> bool:
+    def push(self, token: int) -> bool:
         """Take the next token of the output; true if it completes a stop word."""
-        self._last_ids = [*self._last_ids, id][-self._longest :]
+        self._last_ids = [*self._last_ids, token][-self._longest :]
         ends_in_ids = any(self._last_ids[-len(word) :] == word for word in self._words)
-        return self._completes_text(id) or ends_in_ids
+        return self._completes_text(token) or ends_in_ids
 
-    def _completes_text(self, id: int) -> bool:
+    def _completes_text(self, token: int) -> bool:
         if not self._texts:
             return False
-        window = self._last_text + self._detokenizer.push([id])
+        window = self._last_text + self._detokenizer.push([token])
         self._last_text = window[-self._kept_characters :] if self._kept_characters else ""
         return any(text in window for text in self._texts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from slipstream.backend.bad_words import bad_texts
 from slipstream.backend.characters import Characters
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.requests import GenerationRequest
@@ -41,7 +42,10 @@ class Piece:
 
 
 class Stream:
-    """Collects one generation's tokens; `take` gives what may be sent now."""
+    """Collects one generation's tokens; `take` gives what may be sent now.
+
+    `RequestRefusedError` when its bad words cannot be banned.
+    """
 
     def __init__(self, *, handle: int, request: GenerationRequest, vocabulary: Vocabulary | None) -> None:
         self.handle = handle
@@ -53,6 +57,7 @@ class Stream:
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
         self._stop_words = StopWords(request.stop.stop_words, tokenizer) if request.stop.stop_words else None
+        self._bad_texts = bad_texts(request.stop.bad_words, tokenizer)
         self._ids: list[int] = []
         self._log_probs: list[float] = []
         self._tokens_sent = 0
@@ -68,8 +73,14 @@ class Stream:
             request.sampling,
             request.penalties,
             request.stop,
+            self._bad_texts,
             request.wishes.log_probs,
         )
+
+    @property
+    def has_sent_tokens(self) -> bool:
+        """Responses with tokens have gone out."""
+        return self._tokens_sent > 0
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -111,7 +122,7 @@ class Stream:
     def _stopped_after(self, ids: list[int]) -> int | None:
         if self._stop_words is None:
             return None
-        return next((index + 1 for index, id in enumerate(ids) if self._stop_words.push(id)), None)
+        return next((index + 1 for index, token in enumerate(ids) if self._stop_words.push(token)), None)
 
     def _note(self, count: int) -> None:
         if not count:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 
 
-class RequestRefused(Exception):
+class RequestRefusedError(Exception):
     """A request that cannot be served as it is; the text is what its client reads."""
 
 
@@ -32,7 +32,7 @@ def number(tensors: Tensors, name: str) -> float | None:
     if value is None:
         return None
     if not np.isfinite(value):
-        raise RequestRefused(f"{name} is {value}, it must be a finite number")
+        raise RequestRefusedError(f"{name} is {value}, it must be a finite number")
     return float(value)
 
 
@@ -49,7 +49,7 @@ def text(value: bytes | str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestRefused(f"a string input is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise RequestRefusedError(f"a string input is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _only(tensors: Tensors, name: str) -> Any:
@@ -57,5 +57,5 @@ def _only(tensors: Tensors, name: str) -> Any:
         return None
     tensor = tensors[name]
     if tensor.size != 1:
-        raise RequestRefused(f"{name} has {tensor.size} elements, it takes one: send requests one by one")
+        raise RequestRefusedError(f"{name} has {tensor.size} elements, it takes one: send requests one by one")
     return tensor.reshape(-1)[0]

@@ -6,11 +6,14 @@ generation. Request ids cannot: they may be empty or used twice. Therefore
 
 1. preprocessing marks the request: `prompt_table_extra_ids` = [`MARK`];
 2. the engine, for marked requests only, appends a trailer to `output_ids`, *behind* the `sequence_length` tokens that
-   count: the generation's handle, and how many tokens went before these;
+   count: the generation's handle, how many tokens went before these, and whether these are the last;
 3. postprocessing reads the trailer, and once its request is cancelled it sends the engine a `stop` request whose
    `prompt_table_extra_ids` is [`STOP`, handle].
 
 The second value of the trailer tells postprocessing, which has no state, whether a text begins here.
+The third is for the BLS model, which marks its calls with [`CALL`]: Triton 2.51 loses an error that follows other
+responses of a BLS call, and the caller's process then hangs when it is unloaded. So such a call just ends, and an end
+without a last piece is how the failure shows.
 Limit: before the first token, and without streaming, there is no later step that could learn of the cancellation.
 """
 
@@ -22,11 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backend.tensors import RequestRefused, Tensors, is_given
+from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given
 
 MARK = 0x534C4950_454E5301  # any client's own prompt table ids are refused, so nothing else can mean this
 STOP = 0x534C4950_454E5302
-TRAILER_TOKENS = 2
+CALL = 0x534C4950_454E5303  # instead of MARK: the request is a call of the BLS model
+TRAILER_TOKENS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,31 +39,36 @@ class Trailer:
 
     handle: int
     tokens_before: int  # tokens of this stream in earlier responses
+    is_last: bool
 
     def as_ids(self) -> list[int]:
-        """Both values as negative numbers, which no token id is."""
-        return [-1 - self.handle, -1 - self.tokens_before]
+        """The values as negative numbers, which no token id is."""
+        return [-1 - self.handle, -1 - self.tokens_before, -1 - self.is_last]
 
 
-def marker() -> NDArray[np.uint64]:
-    """`prompt_table_extra_ids` [1] of a request that comes through the ensemble."""
-    return np.array([MARK], np.uint64)
+def marker(mark: int = MARK) -> NDArray[np.uint64]:
+    """`prompt_table_extra_ids` [1] of a request that comes through the ensemble, or of a BLS call."""
+    return np.array([mark], np.uint64)
 
 
-def is_marked(tensors: Tensors) -> bool:
-    """The request comes through the ensemble; other uses of `prompt_table_extra_ids` are refused."""
+def read_mark(tensors: Tensors) -> int | None:
+    """`MARK`, `CALL`, or none for a client's own request; other uses of `prompt_table_extra_ids` are refused."""
     if not is_given(tensors, "prompt_table_extra_ids"):
-        return False
-    if tensors["prompt_table_extra_ids"].reshape(-1).tolist() != [MARK]:
-        raise RequestRefused("prompt_table_extra_ids: prompt embeddings are not available on this engine; leave it out")
-    return True
+        return None
+    marks: list[int] = tensors["prompt_table_extra_ids"].reshape(-1).tolist()
+    if marks not in ([MARK], [CALL]):
+        raise RequestRefusedError(
+            "prompt_table_extra_ids: prompt embeddings are not available on this engine; leave it out"
+        )
+    return marks[0]
 
 
 def read_trailer(ids: list[int], length: int) -> Trailer | None:
     """The trailer behind the first `length` of `ids`, none in a request that did not come through the ensemble."""
     if len(ids) != length + TRAILER_TOKENS or ids[length] >= 0:
         return None
-    return Trailer(handle=-1 - ids[length], tokens_before=-1 - ids[length + 1])
+    handle, tokens_before, is_last = (-1 - value for value in ids[length:])
+    return Trailer(handle=handle, tokens_before=tokens_before, is_last=bool(is_last))
 
 
 def stop_ids(handle: int) -> NDArray[np.uint64]:

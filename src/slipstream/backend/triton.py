@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,51 +36,93 @@ def error_response(message: str, *, is_clients_fault: bool = True) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
-class TritonReply:
-    """The way back to the client of one `tensorrt_llm` request."""
+class ResponseSender:
+    """Triton's response sender, made safe to ask about cancellation from another thread.
+
+    The server frees a request's response factory with the final response, and crashes when it is asked about the
+    request after that. So the final response and the question exclude each other.
+    """
 
     def __init__(self, request: Any) -> None:
         import triton_python_backend_utils as pb_utils
 
         self._sender = request.get_response_sender()
-        self._requested = frozenset(request.requested_output_names())
         self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._lock = threading.Lock()
+        self._is_ended = False
+        self._is_closed = False
 
-    def send(self, stream: Stream, piece: Piece) -> None:
-        """Send one response; the final flag travels with the last one."""
-        tensors = response_tensors(stream, piece, self._requested)
-        self._sender.send(response(tensors), flags=self._final if piece.is_last else 0)
+    def send(self, response: Any) -> None:
+        """Send one response that is not the last."""
+        self._send(response, 0)
 
-    def refuse(self, message: str) -> None:
-        """End the request: it cannot be served as it is."""
-        self._sender.send(error_response(message), flags=self._final)
-
-    def fail(self, message: str) -> None:
-        """End the request: the server could not serve it."""
-        self._sender.send(error_response(message, is_clients_fault=False), flags=self._final)
+    def end(self, response: Any = None) -> None:
+        """Send the last response, or the final flag alone; does nothing after the end."""
+        with self._lock:
+            if not self._is_ended:
+                self._is_ended = True
+                self._send(response, self._final)
 
     def is_cancelled(self) -> bool:
         """The client has gone away; asking costs a round trip to the server, about 20 us."""
-        return bool(self._sender.is_cancelled())
+        with self._lock:
+            return not self._is_ended and (self._is_closed or bool(self._sender.is_cancelled()))
+
+    def _send(self, response: Any, flags: int) -> None:
+        import triton_python_backend_utils as pb_utils
+
+        try:
+            if response is None:
+                self._sender.send(flags=flags)
+            else:
+                self._sender.send(response, flags=flags)
+        except pb_utils.TritonModelException as error:
+            # Triton closes the sender of a request whose `execute` raised. Nobody listens: count it as cancelled.
+            self._is_closed = True
+            pb_utils.Logger.log_warn(f"a response could not be sent: {error}")
+
+
+class TritonReply:
+    """The way back to the client of one `tensorrt_llm` request."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = ResponseSender(request)
+        self._requested = frozenset(request.requested_output_names())
+
+    def send(self, stream: Stream, piece: Piece) -> None:
+        """Send one response; the final flag travels with the last one."""
+        tensors = response(response_tensors(stream, piece, self._requested))
+        if piece.is_last:
+            self._sender.end(tensors)
+        else:
+            self._sender.send(tensors)
+
+    def refuse(self, message: str) -> None:
+        """End the request: it cannot be served as it is."""
+        self._sender.end(error_response(message))
+
+    def fail(self, stream: Stream, message: str) -> None:
+        """End the request: the server could not serve it."""
+        if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
+            self._sender.end()
+        else:
+            self._sender.end(error_response(message, is_clients_fault=False))
+
+    def is_cancelled(self) -> bool:
+        """The client has gone away."""
+        return self._sender.is_cancelled()
 
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
-        if decoupled:
-            self._sender.send(flags=self._final)
-        else:
-            self._sender.send(response(_no_tokens()), flags=self._final)
+        self._sender.end(None if decoupled else response(_no_tokens()))
 
 
 class TextReply:
     """The way back to the client of one request to a text model."""
 
     def __init__(self, request: Any) -> None:
-        import triton_python_backend_utils as pb_utils
-
         self.requested = frozenset(request.requested_output_names())
-        self._sender = request.get_response_sender()
-        self._final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        self._is_closed = False
+        self._sender = ResponseSender(request)
 
     def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
         """Send one of several responses: text and what else the engine's response held."""
@@ -87,34 +130,23 @@ class TextReply:
 
     def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._end(_text_response(text, others))
+        self._sender.end(_text_response(text, others))
 
     def close(self, rest: str) -> None:
         """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
-        if self._is_closed:
-            return
-        if rest:
-            self.send_last(rest, {})
-        else:
-            self._is_closed = True
-            self._sender.send(flags=self._final)
+        self._sender.end(_text_response(rest, {}) if rest else None)
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
-        self._end(error_response(message))
+        self._sender.end(error_response(message))
 
     def fail(self, message: str) -> None:
         """End the request: the server could not serve it."""
-        self._end(error_response(message, is_clients_fault=False))
+        self._sender.end(error_response(message, is_clients_fault=False))
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
-        return bool(self._sender.is_cancelled())
-
-    def _end(self, last: Any) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._sender.send(last, flags=self._final)
+        return self._sender.is_cancelled()
 
 
 def _text_response(text: str, others: Mapping[str, NDArray[Any]]) -> Any:

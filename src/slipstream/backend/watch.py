@@ -18,6 +18,7 @@ class Watch:
         self,
         checks: Callable[[], Sequence[Callable[[], None]]],
         refresh: Callable[[], None],
+        changed: threading.Event,
         *,
         check_period_s: float,
         refresh_period_s: float,
@@ -27,17 +28,13 @@ class Watch:
         self._check_period_s = check_period_s
         self._refresh_period_s = refresh_period_s
         self._next_refresh_s = 0.0
-        self._changed = threading.Event()
+        self._changed = changed  # somebody sets it when something began or ended
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="watch")
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begin to watch."""
         self._thread.start()
-
-    def wake(self) -> None:
-        """Something began or ended: refresh now."""
-        self._changed.set()
 
     def close(self) -> None:
         """End the thread."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slipstream.backend.tensors import RequestRefused, Tensors, is_given
+from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given
 
 Word = tuple[int, ...]
 
@@ -20,7 +20,7 @@ Word = tuple[int, ...]
 def pack(words: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     """The [2, n] layout of `words`; empty words are left out, no words give [2, 0]."""
     kept = [list(word) for word in words if word]
-    flat = [id for word in kept for id in word]
+    flat = [token for word in kept for token in word]
     ends = np.full(len(flat), -1, np.int32)
     ends[: len(kept)] = np.cumsum([len(word) for word in kept], dtype=np.int32)
     return np.stack([np.array(flat, np.int32), ends])
@@ -32,7 +32,7 @@ def unpack(tensors: Tensors, name: str) -> tuple[Word, ...]:
         return ()
     tensor = tensors[name]
     if tensor.ndim not in (2, 3) or tensor.shape[-2] != 2 or tensor.size != 2 * tensor.shape[-1]:
-        raise RequestRefused(f"{name} has shape {list(tensor.shape)}, it must be [2, n] for one request")
+        raise RequestRefusedError(f"{name} has shape {list(tensor.shape)}, it must be [2, n] for one request")
     ids, ends = tensor.reshape(2, -1).tolist()
     return tuple(_cut(name, ids, [end for end in ends if end != -1]))
 
@@ -42,7 +42,7 @@ def _cut(name: str, ids: list[int], ends: list[int]) -> list[Word]:
     start = 0
     for end in ends:
         if not start < end <= len(ids):
-            raise RequestRefused(f"{name}: the word ends {ends} do not rise from 1 to at most {len(ids)}")
+            raise RequestRefusedError(f"{name}: the word ends {ends} do not rise from 1 to at most {len(ids)}")
         words.append(tuple(ids[start:end]))
         start = end
     return words

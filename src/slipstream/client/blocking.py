@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import grpc.experimental
 
 from slipstream.client.calls import Calls
 from slipstream.client.reply import Reply
@@ -90,7 +91,9 @@ class TritonClient(Calls[Stream, Completion]):
         self.close()
 
     def _connect(self, address: str) -> Any:
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        # The thread that waits reads the socket itself; else each message passes through a thread of gRPC's first.
+        reads_itself = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
+        return grpc.insecure_channel(address, options=[*CHANNEL_OPTIONS, reads_itself])
 
     def _open(self, method: Any, reply: Reply) -> Stream:
         return Stream(method, reply)

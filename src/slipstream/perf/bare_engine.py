@@ -1,7 +1,7 @@
 """The bare engine as the yardstick: the pipeline of the backend, driven in a loop, with nothing around it.
 
-It lives in a process of its own (`python -m slipstream.perf.bare_engine SETTINGS`), reads one JSON list of prompts a line
-and answers with one JSON object a line, so that it can take turns with a server in one run.
+It lives in a process of its own (`python -m slipstream.perf.bare_engine SETTINGS`), reads one JSON list of prompts a
+line and answers with one JSON object a line, so that it can take turns with a server in one run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +35,7 @@ class BareEngine:
     """The process that holds the bare engine."""
 
     def __init__(self, settings: PipelineSettings) -> None:
-        facts = {**{name: getattr(settings, name) for name in settings.__slots__}, "engine_dir": str(settings.engine_dir)}
+        facts = {**asdict(settings), "engine_dir": str(settings.engine_dir)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "slipstream.perf.bare_engine", json.dumps(facts)],
             stdin=subprocess.PIPE,
@@ -61,11 +61,9 @@ class BareEngine:
 
 def _generate(pipeline: Any, prompts: list[list[int]], max_tokens: int, first_handle: int) -> Run:
     cpu_s, started = time.process_time(), time.monotonic()
-    stop = StopRules(
-        max_new_tokens=max_tokens, min_new_tokens=max_tokens, end_id=None, stop_words=(), bad_words=()
-    )
+    stop = StopRules(max_new_tokens=max_tokens, min_new_tokens=max_tokens, end_id=None, stop_words=(), bad_words=())
     running = [
-        pipeline.add(Generate(first_handle + index, ids, None, Penalties(), stop, False))  # noqa: FBT003
+        pipeline.add(Generate(first_handle + index, ids, None, Penalties(), stop, (), log_probs=False))
         for index, ids in enumerate(prompts)
     ]
     tokens = 0
@@ -88,7 +86,7 @@ def main() -> None:
         prompts, max_tokens = json.loads(line)
         result = _generate(pipeline, prompts, max_tokens, handle)
         handle += len(prompts)
-        print(json.dumps({name: getattr(result, name) for name in result.__slots__}), flush=True)
+        print(json.dumps(asdict(result)), flush=True)
 
 
 if __name__ == "__main__":

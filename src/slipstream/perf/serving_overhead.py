@@ -1,8 +1,8 @@
 """How much of the bare engine's throughput arrives at a client: `tensorrt_llm` and `ensemble` against the bare engine.
 
-The three take turns in one run, so that a machine that is shared with others disturbs all of them alike; ratios are taken
-round by round and their median is reported. Prompts differ in every run: a reused prefix would flatter whoever comes
-second.
+The three take turns in one run, so that a machine that is shared with others disturbs all of them alike; ratios are
+taken round by round and their median is reported. Prompts differ in every run: a reused prefix would flatter whoever
+comes second.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def measure_overhead(context: Context, text: str, load: Load, report: Reporter) 
     spec, workspace = context.spec, context.workspace
     prompts = _Prompts(Tokenizer.load(workspace.model), text, load.prompt_tokens)
     with (
-        served(spec, workspace.model_repository, workspace.run, report) as server,
+        served(spec, workspace.model_repository, workspace.run, report) as deployment,
         BareEngine(_settings(context)) as bare,
     ):
+        server = deployment.server
         paths = _Paths(bare, server.endpoints.grpc, server.process.pid, load.output_tokens)
         rows = []
         for streams in load.streams:
@@ -63,7 +64,7 @@ class _Prompts:
         self._next = 0
 
     def take(self, count: int) -> list[tuple[str, list[int]]]:
-        """As text and as ids. A number in front makes the prompt new; windows that tokenize otherwise are passed over."""
+        """As text and as ids. A number in front makes each new; windows that tokenize otherwise are passed over."""
         taken: list[tuple[str, list[int]]] = []
         while len(taken) < count:
             number = self._tokenizer.encode(f"{self._next:06d}\n", add_special_tokens=False)

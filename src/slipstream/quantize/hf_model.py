@@ -28,13 +28,23 @@ def load_model(directory: Path, dtype: ExportDtype) -> PreTrainedModel:
 
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+            model, found = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise SlipstreamError(
             f"{directory}: the model cannot be loaded ({_first_line(error)})", mend=FETCH_AGAIN
         ) from error
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise SlipstreamError(
+            f"{directory}: {len(missing)} tensors of the model are not in its weights, first {missing[0]}",
+            mend=FETCH_AGAIN,
+        )
     return cast("PreTrainedModel", model.float().eval())
 
 

@@ -43,7 +43,7 @@ def model_py(model_name: str) -> str:
     """The source of `model_name`'s `model.py`."""
     entry = ENTRY_POINTS[model_name]
     return (
-        f'"""{entry.does} Rendered by `slipstream render`; the code is in `{entry.module}`."""\n'
+        f'"""{entry.does}\n\nRendered by `slipstream render`; the code is in `{entry.module}`.\n"""\n'
         "\n"
         f"from {entry.module} import {entry.class_name} as TritonPythonModel\n"
         "\n"

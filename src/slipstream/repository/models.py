@@ -74,7 +74,7 @@ def _preprocessing(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
         max_batch_size=spec.runtime.triton_max_batch_size,
         batching=_batching(spec.runtime),
         instances=spec.runtime.preprocessing_instances,
-        parameters={"tokenizer_dir": locations.tokenizer_dir, "add_special_tokens": True},
+        parameters={"tokenizer_dir": locations.tokenizer_dir, "add_special_tokens": spec.runtime.add_special_tokens},
     )
 
 
@@ -98,7 +98,7 @@ def _bls(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
         instances=spec.runtime.bls_instances,
         parameters={
             "tokenizer_dir": locations.tokenizer_dir,
-            "add_special_tokens": True,
+            "add_special_tokens": spec.runtime.add_special_tokens,
             "skip_special_tokens": True,
             "accumulate_tokens": False,
             "tensorrt_llm_model_name": "tensorrt_llm",

@@ -23,6 +23,7 @@ def check_profile(path: Path, configs: Mapping[str, ModelConfig]) -> None:
     engines = [name for name in (_TARGET, _DRAFT) if name in configs]
     profile.check_decoupled([*engines, _BLS])
     profile.check_callees()
+    profile.check_batch_sizes()
     if _DRAFT in configs:
         for name in engines:
             profile.check_speculation(name)
@@ -50,6 +51,15 @@ class _Profile:
                 raise self._refusal(_BLS, key, name, "a model of this repository")
         if _DRAFT in self.configs and self._parameter(_BLS, "tensorrt_llm_draft_model_name") is None:
             raise self._refusal(_BLS, "tensorrt_llm_draft_model_name", "absent", _DRAFT)
+
+    def check_batch_sizes(self) -> None:
+        """Triton refuses an ensemble that takes larger batches than one of its models."""
+        ensemble = self.configs["ensemble"]
+        for step in ensemble.ensemble_scheduling.step:
+            limit = self.configs[step.model_name].max_batch_size
+            if ensemble.max_batch_size > limit:
+                expected = f"{limit} or less as in {step.model_name}"
+                raise self._refusal("ensemble", "max_batch_size", str(ensemble.max_batch_size), expected)
 
     def check_speculation(self, name: str) -> None:
         """Upstream's BLS takes one response a call, reads the prompt echoed in it, and relies on reused KV blocks."""

@@ -23,12 +23,6 @@ class Health:
         # Triton answers some failures of decoupled models with 200 and an error in the body.
         return status == http.client.OK and "text_output" in body and "error" not in body
 
-    def reload(self, model: str, timeout_s: float = 60.0) -> bool:
-        """Unload and load `model`: a load alone does not replace a dead stub. True if it is loaded again."""
-        self._post(f"/v2/repository/models/{model}/unload", {}, timeout_s)
-        status, _ = self._post(f"/v2/repository/models/{model}/load", {}, timeout_s)
-        return status == http.client.OK
-
     def _post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[int, dict[str, Any]]:
         """Status and JSON body; status 0 when there was no answer."""
         connection = http.client.HTTPConnection(self.address, timeout=timeout_s)

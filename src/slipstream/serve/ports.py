@@ -13,7 +13,7 @@ from slipstream.spec import PortsSpec
 
 LOOPBACK = "127.0.0.1"
 
-# Below Linux's ephemeral range (32768–60999), so that no outgoing connection takes a port between our look and the bind.
+# Below Linux's ephemeral range (32768–60999): no outgoing connection takes a port between our look and the bind.
 _AUTO_RANGE = range(20000, 32768)
 
 

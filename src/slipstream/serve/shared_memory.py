@@ -29,5 +29,3 @@ def sweep_orphans() -> None:
         if owner and not Path(f"/proc/{owner[1]}").exists():
             with contextlib.suppress(OSError):
                 region.unlink()
-
-

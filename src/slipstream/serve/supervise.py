@@ -3,47 +3,86 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from slipstream.errors import SlipstreamError
-from slipstream.progress import Reporter
+from slipstream.progress import Reporter, silent
 from slipstream.serve import state as states
 from slipstream.serve.ports import resolve_ports
 from slipstream.serve.shared_memory import region_prefix, sweep, sweep_orphans
 from slipstream.serve.triton import TritonServer, start_triton
 from slipstream.serve.watchdog import Watchdog
-from slipstream.spec import DeploymentSpec
+from slipstream.spec import DeploymentSpec, PortsSpec
 
 _LOOK_PERIOD_S = 0.25
 _DOWN_TIMEOUT_S = 40.0
+_MOST_FAULTS = 3
+_FAULT_WINDOW_S = 120.0
+
+
+@dataclass(slots=True)
+class ServedDeployment:
+    """A deployment and the server that serves it now; after a fault it is another one, on the same ports."""
+
+    spec: DeploymentSpec
+    repository: Path
+    run: Path
+    ports: PortsSpec
+    server: TritonServer
+
+    def restart(self, log: Callable[[str], None]) -> None:
+        """Replace the server. Its connections break, which is the answer to every request in flight."""
+        started = time.monotonic()
+        self.server.kill()
+        self.server = start_triton(self.repository, self.ports, self.run)
+        self.server.wait_until_ready(self.spec.runtime.startup_timeout_s, silent)
+        log(f"serving again after {time.monotonic() - started:.1f} s")
 
 
 @contextmanager
-def served(spec: DeploymentSpec, repository: Path, run: Path, report: Reporter) -> Iterator[TritonServer]:
-    """A server that has given its first token; whatever happens in the block, nothing of it stays."""
+def served(spec: DeploymentSpec, repository: Path, run: Path, report: Reporter) -> Iterator[ServedDeployment]:
+    """A deployment that has given its first token; whatever happens in the block, nothing of it stays."""
     with states.serving(run, spec.name):
         sweep_orphans()
-        server = start_triton(repository, resolve_ports(spec.runtime.ports), run)
+        ports = resolve_ports(spec.runtime.ports)
+        deployment = ServedDeployment(spec, repository, run, ports, start_triton(repository, ports, run))
         try:
-            server.wait_until_ready(spec.runtime.startup_timeout_s, report)
-            states.write_state(run, _state(spec.name, server))
-            yield server
+            deployment.server.wait_until_ready(spec.runtime.startup_timeout_s, report)
+            states.write_state(run, _state(deployment))
+            yield deployment
         finally:
-            server.stop()
+            with _undisturbed():
+                deployment.server.stop()
 
 
-def supervise(server: TritonServer, spec: DeploymentSpec, log: Callable[[str], None]) -> None:
-    """Watch `server` until it ends by itself (an error) or this process is interrupted (KeyboardInterrupt passes)."""
-    watchdog = Watchdog(server.process.pid, server.health, spec.runtime.probe_period_s, log)
-    while server.process.poll() is None:
-        watchdog.look()
+def supervise(deployment: ServedDeployment, log: Callable[[str], None]) -> None:
+    """Watch the server, and replace it when it is dead or mute, until this process is interrupted.
+
+    Raises SlipstreamError when a replacement does not come up, or when replacing does not help.
+    """
+    faults: list[float] = []
+    watchdog = _watchdog(deployment)
+    while True:
+        complaint = _complaint(deployment.server, watchdog)
+        if complaint is not None:
+            log(f"{complaint}: replacing the server")
+            faults = [*(fault for fault in faults if fault > time.monotonic() - _FAULT_WINDOW_S), time.monotonic()]
+            if len(faults) > _MOST_FAULTS:
+                raise SlipstreamError(
+                    f"{len(faults)} faults within {_FAULT_WINDOW_S:g} s, the last: {complaint}",
+                    mend=f"read {deployment.server.log}",
+                )
+            deployment.restart(log)
+            watchdog = _watchdog(deployment)
         time.sleep(_LOOK_PERIOD_S)
-    raise SlipstreamError(f"tritonserver ended with code {server.process.returncode}", mend=f"read {server.log}")
 
 
 def stop_served(run: Path) -> bool:
@@ -63,11 +102,35 @@ def stop_served(run: Path) -> bool:
     return True
 
 
-def _state(deployment: str, server: TritonServer) -> states.ServingState:
+def _watchdog(deployment: ServedDeployment) -> Watchdog:
+    server = deployment.server
+    return Watchdog(server.process.pid, server.health, deployment.spec.runtime.probe_period_s)
+
+
+def _complaint(server: TritonServer, watchdog: Watchdog) -> str | None:
+    code = server.process.poll()
+    return watchdog.complaint() if code is None else f"tritonserver ended with code {code}"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore a second Ctrl-C: a stop that is interrupted would leave what it was about to remove."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _state(deployment: ServedDeployment) -> states.ServingState:
     pid, created = states.this_process()
-    where = server.endpoints
+    where = deployment.server.endpoints
     return states.ServingState(
-        deployment=deployment,
+        deployment=deployment.spec.name,
         pid=pid,
         created=created,
         triton_http=where.http,

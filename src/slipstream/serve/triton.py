@@ -45,7 +45,7 @@ class TritonServer:
         return Health(self.endpoints.http)
 
     def wait_until_ready(self, timeout_s: float, report: Reporter) -> None:
-        """Return when a token has come out of the ensemble; raise SlipstreamError with the log's reason if none does."""
+        """Return when a token has come out of the ensemble; SlipstreamError gives the log's reason if none does."""
         started = time.monotonic()
         while not has_answered(self.health):
             waited_s = time.monotonic() - started
@@ -57,11 +57,15 @@ class TritonServer:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End the server and its stubs, then remove the shared memory that they left."""
+        """Let the server end in good order, within a grace; then as `kill`."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_GRACE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the server and its stubs at once, and remove the shared memory that they left."""
         # The server leads its own process group, which holds the stubs too.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,59 +15,30 @@ STUB = "triton_python_backend_stub"
 
 @dataclass(slots=True)
 class Watchdog:
-    """Looks after the stubs of one server; call `look()` every fraction of a second.
-
-    A stub that has died, or a server that gives no token in `probe_timeout_s`, has its models unloaded and loaded again.
-    """
+    """Looks after the stubs of one server; call `complaint()` every fraction of a second."""
 
     triton_pid: int
     health: Health
     probe_period_s: float
-    log: Callable[[str], None]
     probe_timeout_s: float = 30.0
-    _stubs: dict[str, list[psutil.Process]] = field(default_factory=dict)
-    _unloaded: list[str] = field(default_factory=list)  # could not be loaded again so far
-    _next_probe: float = field(default=0.0)
+    _stubs: dict[psutil.Process, str] = field(default_factory=dict)  # → the model that it serves
+    _next_probe: float = 0.0
 
     def __post_init__(self) -> None:
-        self._remember()
-
-    def look(self) -> None:
-        dead = [model for model, stubs in self._stubs.items() if not all(map(_is_alive, stubs))]
-        if dead or self._unloaded:
-            self.log(f"the stub of {', '.join(dead or self._unloaded)} is dead: reloading")
-            self._reload([*dead, *self._unloaded])
-        if time.monotonic() >= self._next_probe:
-            self._probe()
-
-    def _probe(self) -> None:
-        if not self.health.first_token(timeout_s=self.probe_timeout_s):
-            self.log(f"no token within {self.probe_timeout_s:g} s: reloading every model that runs in a stub")
-            self._kill_stubs()
-            self._reload(list(self._stubs))
+        children = psutil.Process(self.triton_pid).children(recursive=True)
+        self._stubs = {child: model for child in children if (model := _model_of(child)) is not None}
         self._next_probe = time.monotonic() + self.probe_period_s
 
-    def _kill_stubs(self) -> None:
-        """A stub that hangs would hold up its own unloading."""
-        for stub in (stub for stubs in self._stubs.values() for stub in stubs if _is_alive(stub)):
-            stub.kill()
-
-    def _reload(self, models: list[str]) -> None:
-        started = time.monotonic()
-        self._unloaded = [model for model in models if not self.health.reload(model)]
-        self._remember()
-        outcome = f"could not load {', '.join(self._unloaded)}, trying again" if self._unloaded else "serving again"
-        self.log(f"{outcome} after {time.monotonic() - started:.1f} s")
-
-    def _remember(self) -> None:
-        """Which stub processes serve which model now."""
-        stubs: dict[str, list[psutil.Process]] = {}
-        for child in psutil.Process(self.triton_pid).children(recursive=True):
-            model = _model_of(child)
-            if model is not None:
-                stubs.setdefault(model, []).append(child)
-        self._stubs = stubs
+    def complaint(self) -> str | None:
+        """What is wrong with the server, in words for the log; None if nothing is."""
+        dead = sorted({model for stub, model in self._stubs.items() if not _is_alive(stub)})
+        if dead:
+            return f"the stub of {', '.join(dead)} is dead"
+        if time.monotonic() < self._next_probe:
+            return None
+        has_token = self.health.first_token(timeout_s=self.probe_timeout_s)
         self._next_probe = time.monotonic() + self.probe_period_s
+        return None if has_token else f"no token came within {self.probe_timeout_s:g} s"
 
 
 def _model_of(process: psutil.Process) -> str | None:
@@ -84,6 +54,7 @@ def _model_of(process: psutil.Process) -> str | None:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
+        # Triton does not wait for its stubs: a killed one stays as a zombie.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

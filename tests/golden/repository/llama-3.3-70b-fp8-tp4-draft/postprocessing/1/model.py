@@ -1,4 +1,7 @@
-"""Token ids in, text out. Rendered by `slipstream render`; the code is in `slipstream.backend.postprocessing`."""
+"""Token ids in, text out.
+
+Rendered by `slipstream render`; the code is in `slipstream.backend.postprocessing`.
+"""
 
 from slipstream.backend.postprocessing import Postprocessing as TritonPythonModel
 

@@ -1,0 +1,304 @@
+"""From the engine's tokens to responses: stop words, characters kept whole, trailers, and an engine that fails."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
+from slipstream.backend.characters import Characters
+from slipstream.backend.engine import Engine
+from slipstream.backend.messages import Cancel, Ending, FromLoop, Generate, Step, Tokens, ToLoop
+from slipstream.backend.parameters import Limits
+from slipstream.backend.requests import GenerationRequest, OutputWishes, Penalties, StopRules
+from slipstream.backend.responses import response_tensors
+from slipstream.backend.stream import Piece, Stream, Vocabulary
+from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.trailer import Trailer, read_stop_handle, read_trailer, stop_ids
+from slipstream.backend.words import pack, unpack
+from slipstream.text.tokenizer import Tokenizer
+
+ALL_OUTPUTS = frozenset({"output_ids", "sequence_length", "output_log_probs", "cum_log_probs", "num_output_tokens"})
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """A byte-level vocabulary of the 256 bytes: every character outside ASCII takes several tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = FastTokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(fast, bos_id=None, eos_ids=(), pad_id=None)
+    return Vocabulary(tokenizer=tokenizer, characters=Characters(tokenizer))
+
+
+def a_request(**wishes: bool) -> GenerationRequest:
+    stop = StopRules(max_new_tokens=50, min_new_tokens=0, end_id=None, stop_words=(), bad_words=())
+    defaults = OutputWishes(
+        streaming=True,
+        echo_prompt=False,
+        log_probs=False,
+        num_input_tokens=False,
+        num_output_tokens=False,
+        perf_metrics=False,
+        trailer=False,
+        is_bls_call=False,
+    )
+    return GenerationRequest(
+        request_id="",
+        prompt_ids=[1, 2],
+        sampling=None,
+        penalties=Penalties(),
+        stop=stop,
+        wishes=replace(defaults, **wishes),
+    )
+
+
+def a_stream(request: GenerationRequest, vocabulary: Vocabulary | None = None) -> Stream:
+    return Stream(handle=7, request=request, vocabulary=vocabulary)
+
+
+def with_stop_words(words: tuple[tuple[int, ...], ...]) -> GenerationRequest:
+    request = a_request()
+    return replace(request, stop=replace(request.stop, stop_words=words))
+
+
+def test_a_piece_never_ends_inside_a_character(vocabulary: Vocabulary) -> None:
+    stream = a_stream(a_request(), vocabulary)
+    ids = vocabulary.tokenizer.encode("a日b")
+    pieces = []
+    for token in ids:
+        stream.push(Tokens(7, [token]))
+        if (piece := stream.take()) is not None:
+            pieces.append(vocabulary.tokenizer.decode(piece.ids))
+    assert pieces == ["a", "日", "b"]
+
+
+def test_bytes_that_are_no_character_do_not_hold_a_stream_for_ever(vocabulary: Vocabulary) -> None:
+    stream = a_stream(a_request(), vocabulary)
+    first_byte = vocabulary.tokenizer.encode("日")[0]
+    pieces = []
+    for _ in range(40):
+        stream.push(Tokens(7, [first_byte]))
+        pieces.append(stream.take())
+    assert any(piece is not None for piece in pieces)
+
+
+def test_tokens_that_are_ready_together_travel_together() -> None:
+    stream = a_stream(a_request())
+    stream.push(Tokens(7, [10]))
+    stream.push(Tokens(7, [11]))
+    piece = stream.take()
+    assert piece is not None
+    assert piece.ids == [10, 11]
+    assert not piece.is_last
+
+
+def test_without_streaming_everything_comes_in_one_piece() -> None:
+    stream = a_stream(a_request(streaming=False))
+    stream.push(Tokens(7, [10]))
+    assert stream.take() is None
+    stream.push(Tokens(7, [11], ending=Ending.LENGTH))
+    piece = stream.take()
+    assert piece is not None
+    assert piece.ids == [10, 11]
+    assert piece.is_last
+
+
+def test_a_stop_word_ends_the_output_and_stays_in_it() -> None:
+    stream = a_stream(with_stop_words(((11, 12),)))
+    assert not stream.push(Tokens(7, [10, 11]))
+    assert stream.push(Tokens(7, [12, 13]))
+    piece = stream.take()
+    assert piece is not None
+    assert piece.ids == [10, 11, 12]
+    assert piece.is_last
+
+
+def test_a_stop_word_written_with_other_tokens_stops_too(vocabulary: Vocabulary) -> None:
+    fast = FastTokenizer.from_str(vocabulary.tokenizer.fast.to_str())
+    fast.add_tokens(["END"])
+    tokenizer = Tokenizer(fast, bos_id=None, eos_ids=(), pad_id=None)
+    both = Vocabulary(tokenizer=tokenizer, characters=Characters(tokenizer))
+    whole = fast.token_to_id("END")
+    letters = vocabulary.tokenizer.encode("END")
+    assert letters != [whole]
+    assert a_stream(with_stop_words(((whole,),)), both).push(Tokens(7, letters))
+
+
+def test_the_trailer_lies_behind_the_tokens_and_only_marked_requests_see_it() -> None:
+    piece = Piece([10, 11], [], 4, False, 0.0)
+    marked = response_tensors(a_stream(a_request(trailer=True)), piece, ALL_OUTPUTS)
+    plain = response_tensors(a_stream(a_request()), piece, ALL_OUTPUTS)
+    assert marked["sequence_length"].tolist() == plain["sequence_length"].tolist() == [[2]]
+    assert plain["output_ids"].tolist() == [[[10, 11]]]
+    ids = marked["output_ids"].reshape(-1).tolist()
+    assert ids[:2] == [10, 11]
+    assert read_trailer(ids, 2) == Trailer(handle=7, tokens_before=4, is_last=False)
+    assert read_trailer([10, 11], 2) is None
+
+
+def test_the_handle_of_a_stop_request_survives_the_way() -> None:
+    assert read_stop_handle({"prompt_table_extra_ids": stop_ids(2**40).reshape(1, -1)}) == 2**40
+    assert read_stop_handle({}) is None
+
+
+def test_the_prompt_is_echoed_before_the_output_where_it_is_wanted() -> None:
+    stream = a_stream(a_request(streaming=False, echo_prompt=True, num_output_tokens=True))
+    response = response_tensors(stream, Piece([10], [], 0, True, 0.0), ALL_OUTPUTS)
+    assert response["output_ids"].tolist() == [[[1, 2, 10]]]
+    assert response["num_output_tokens"].tolist() == [[3]]
+
+
+def test_log_probs_of_a_stream_add_up() -> None:
+    stream = a_stream(a_request(log_probs=True))
+    stream.push(Tokens(7, [10], [-0.5]))
+    stream.take()
+    stream.push(Tokens(7, [11], [-0.25]))
+    piece = stream.take()
+    assert piece is not None
+    response = response_tensors(stream, piece, ALL_OUTPUTS)
+    assert response["output_log_probs"].tolist() == [[[-0.25]]]
+    assert response["cum_log_probs"].tolist() == [[-0.75]]
+
+
+def test_word_lists_survive_packing() -> None:
+    words = ((5,), (6, 7, 8), (9, 10))
+    assert unpack({"w": pack(words)[np.newaxis]}, "w") == words
+    assert pack([]).shape == (2, 0)
+
+
+class FakeLoop:
+    """Speaks the step loop's messages; a test plays the engine through `say` and `die`."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[ToLoop] = queue.Queue()
+        self._said: queue.Queue[FromLoop | None] = queue.Queue()
+
+    def send(self, message: ToLoop) -> None:
+        self.heard.put(message)
+
+    def receive(self) -> FromLoop | None:
+        message = self._said.get()
+        if message is None:
+            self._said.put(None)  # like a closed channel, a dead loop stays dead
+        return message
+
+    def has_more(self) -> bool:
+        return not self._said.empty()
+
+    def close(self) -> None:
+        self._said.put(None)
+
+    def forget(self) -> None:
+        pass
+
+    def say(self, *tokens: Tokens) -> None:
+        self._said.put(Step(list(tokens), 0.5))
+
+    def die(self) -> None:
+        self._said.put(None)
+
+
+class FakeReply:
+    def __init__(self) -> None:
+        self.pieces: queue.Queue[Piece] = queue.Queue()
+        self.failures: queue.Queue[str] = queue.Queue()
+        self.cancelled = False
+
+    def send(self, stream: Stream, piece: Piece) -> None:
+        self.pieces.put(piece)
+
+    def fail(self, stream: Stream, message: str) -> None:
+        self.failures.put(message)
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+class Bench:
+    """An engine over fake loops; `loops[-1]` is the one in use."""
+
+    def __init__(self, *, max_queue_size: int = 0) -> None:
+        self.loops: list[FakeLoop] = []
+        limits = Limits(max_input_len=9, max_seq_len=10, max_batch_size=1, max_queue_size=max_queue_size, vocab_size=99)
+        self.engine = Engine(self._open, limits=limits, vocabulary=None, changed=threading.Event())
+
+    def _open(self) -> FakeLoop:
+        self.loops.append(FakeLoop())
+        return self.loops[-1]
+
+    def heard(self) -> ToLoop:
+        return self.loops[-1].heard.get(timeout=5)
+
+
+def test_tokens_reach_their_own_client_and_the_end_frees_the_slot() -> None:
+    bench, first, second = Bench(), FakeReply(), FakeReply()
+    one, two = bench.engine.submit(a_request(), first), bench.engine.submit(a_request(), second)
+    bench.loops[0].say(Tokens(one, [10]), Tokens(two, [20], ending=Ending.LENGTH))
+    assert first.pieces.get(timeout=5).ids == [10]
+    last = second.pieces.get(timeout=5)
+    assert last.ids == [20]
+    assert last.is_last
+    assert [stream.handle for stream in bench.engine.streams()] == [one]
+    bench.engine.close()
+
+
+def test_a_stop_word_tells_the_loop_to_stop_and_later_tokens_are_dropped() -> None:
+    bench, reply = Bench(), FakeReply()
+    handle = bench.engine.submit(with_stop_words(((11,),)), reply)
+    assert isinstance(bench.heard(), Generate)
+    bench.loops[0].say(Tokens(handle, [11]))
+    assert bench.heard() == Cancel(handle)
+    assert reply.pieces.get(timeout=5).is_last
+    bench.loops[0].say(Tokens(handle, [12]))
+    bench.engine.close()
+    assert reply.pieces.empty()
+
+
+def test_an_abandoned_request_is_cancelled_and_a_watched_one_is_not() -> None:
+    bench, gone, there = Bench(), FakeReply(), FakeReply()
+    handle = bench.engine.submit(a_request(), gone)
+    bench.engine.submit(a_request(), there)
+    gone.cancelled = True
+    for check in bench.engine.checks():
+        check()
+    messages = [bench.heard() for _ in range(3)]
+    assert [message for message in messages if isinstance(message, Cancel)] == [Cancel(handle)]
+    bench.engine.close()
+
+
+def test_a_dead_loop_fails_what_was_in_flight_and_the_next_request_is_served() -> None:
+    bench, lost, served = Bench(), FakeReply(), FakeReply()
+    bench.engine.submit(a_request(), lost)
+    bench.loops[0].die()
+    assert "restarted" in lost.failures.get(timeout=5)
+    deadline = time.monotonic() + 5
+    while len(bench.loops) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    handle = bench.engine.submit(a_request(), served)
+    bench.loops[-1].say(Tokens(handle, [10], ending=Ending.LENGTH))
+    assert served.pieces.get(timeout=5).ids == [10]
+    bench.engine.close()
+
+
+def test_more_waiting_requests_than_the_limit_are_refused() -> None:
+    bench = Bench(max_queue_size=1)
+    bench.engine.submit(a_request(), FakeReply())
+    bench.engine.submit(a_request(), FakeReply())
+    with pytest.raises(RequestRefusedError, match="max_queue_size"):
+        bench.engine.submit(a_request(), FakeReply())
+    bench.engine.close()
+
+
+def test_unloading_fails_what_is_in_flight() -> None:
+    bench, reply = Bench(), FakeReply()
+    bench.engine.submit(a_request(), reply)
+    bench.engine.close()
+    assert "unloaded" in reply.failures.get(timeout=5)
