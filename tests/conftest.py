@@ -19,6 +19,9 @@ from slipstream.project import Workspace
 from slipstream.serve.supervise import served as serving
 from slipstream.spec_file import load_deployment
 
+# Torch's threads spin while they wait for each other; beside a server and a test runner on two cores that costs most.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).resolve().parents[1]
 SLIPSTREAM = [sys.executable, "-m", "slipstream"]
 DEFAULT = "smollm2-135m-cpu"

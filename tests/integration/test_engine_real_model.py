@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from slipstream.engine.quantize_rows import quantize_rows
 from tests.fakes.engines import greedy, logits, pipeline
+from tests.fakes.hugging_face import as_quantized, greedy_tokens
 
 PROMPTS = [
     "What is the capital of France?",
@@ -38,15 +38,7 @@ def prompts(tokenizer: Any) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def reference(artifacts: Path) -> Any:
-    """The Hugging Face model in float32 with the weights of its linear layers rounded to INT8 rows."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(artifacts / "model", dtype=torch.float32).eval()
-    for name, part in model.named_modules():
-        if isinstance(part, torch.nn.Linear) and name != "lm_head":
-            rows = quantize_rows(part.weight.detach().numpy())
-            part.weight.data = torch.from_numpy(rows.values * rows.row_scales[:, None])
-    return model
+    return as_quantized(artifacts / "model")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def test_logits_are_hugging_faces(artifacts: Path, reference: Any, prompts: list
 def test_greedy_tokens_are_hugging_faces_one_by_one_and_in_flight(
     accurate: Any, reference: Any, prompts: list[list[int]]
 ) -> None:
-    expected = [hugging_face_greedy(reference, prompt) for prompt in prompts]
+    expected = [greedy_tokens(reference, prompt, NUM_TOKENS) for prompt in prompts]
     assert [greedy(accurate, [prompt], NUM_TOKENS)[0] for prompt in prompts] == expected
     assert greedy(accurate, prompts, NUM_TOKENS) == expected
 
@@ -125,13 +117,3 @@ def generate_ids(pipe: Any, ids: Any, config: Any) -> list[int]:
     while pipe.has_non_finished_requests():
         pipe.step()
     return list(handle.read_all()[0].generated_ids)
-
-
-def hugging_face_greedy(model: Any, prompt: list[int]) -> list[int]:
-    ids = torch.tensor([prompt])
-    # Without an explicit mask, generate hides padding ids inside the prompt; without eos None, it stops early.
-    with torch.inference_mode():
-        whole = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=None
-        )
-    return whole[0, len(prompt) :].tolist()
