@@ -1,7 +1,8 @@
-"""Input tensors of the `tensorrt_llm` model that this engine does not serve, each with its reason.
+"""Tensors of the `tensorrt_llm` model that this engine does not serve, each with its reason.
 
-A tensor that is neither served nor listed here would be a silent gap: a unit test holds both lists against the
-published model. A neutral value (one beam, `false`, …) asks for nothing and is accepted.
+A tensor that is neither served nor listed here would be a silent gap: unit tests hold the lists against the published
+model. A neutral value (one beam, `false`, …) asks for nothing and is accepted. Outputs that are not given are simply
+absent from a response, as they are in TensorRT-LLM's backend when nobody asked for them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ SERVED = frozenset(
         "input_lengths",
         "request_output_len",
         "end_id",
-        "pad_id",
+        "pad_id",  # accepted; responses hold no padding
         "stop_words_list",
         "bad_words_list",
         "temperature",
@@ -89,6 +90,37 @@ REFUSED = {
     "lookahead_window_size": _LOOKAHEAD,
     "lookahead_ngram_size": _LOOKAHEAD,
     "lookahead_verification_set_size": _LOOKAHEAD,
+}
+
+SERVED_OUTPUTS = frozenset(
+    {
+        "output_ids",
+        "sequence_length",
+        "cum_log_probs",  # with return_log_probs, as the next
+        "output_log_probs",
+        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
+        "first_token_time_ns",
+        "last_token_time_ns",
+        "acceptance_rate",  # 0, as the next two: there is no speculation
+        "total_accepted_draft_tokens",
+        "total_draft_tokens",
+        "num_input_tokens",  # with return_num_input_tokens
+        "num_output_tokens",  # with return_num_output_tokens
+    }
+)
+
+_REUSE = "the pipeline does not say which of a request's KV blocks it reused"
+
+ABSENT_OUTPUTS = {
+    "context_logits": _LOGITS,
+    "generation_logits": _LOGITS,
+    "batch_index": "a request holds one prompt",
+    "sequence_index": _SEVERAL,
+    "context_phase_params": "disaggregated serving is not available on this engine",
+    "first_scheduled_time_ns": "the pipeline does not say when it first schedules a request",
+    "kv_cache_alloc_new_blocks": _REUSE,
+    "kv_cache_reused_blocks": _REUSE,
+    "kv_cache_alloc_total_blocks": _REUSE,
 }
 
 _NEUTRAL: dict[str, tuple[float, ...]] = {

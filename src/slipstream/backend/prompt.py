@@ -63,33 +63,46 @@ def read_prompt(tensors: Tensors, row: int, settings: PromptSettings) -> Prompt:
     request names an end id of its own.
     """
     tokenizer = settings.tokenizer
-    query = text(tensors["QUERY"].reshape(tensors["QUERY"].shape[0], -1)[row][0])
     end_id = _whole(tensors, "END_ID", row)
-    stop_words = _words(tensors, "STOP_WORDS_DICT", row, tokenizer)
+    stop_words = _words(tensors, "STOP_WORDS_DICT", "stop_words", row, tokenizer)
     if end_id is None:
         end_id = tokenizer.eos_ids[0] if tokenizer.eos_ids else -1
         stop_words += [[token] for token in tokenizer.eos_ids[1:]]
     pad_id = _whole(tensors, "PAD_ID", row)
     if pad_id is None:
         pad_id = tokenizer.pad_id if tokenizer.pad_id is not None else max(end_id, 0)
-    max_tokens = _whole(tensors, "REQUEST_OUTPUT_LEN", row)
-    if max_tokens is None:
-        raise RequestRefusedError("max_tokens is missing")
     return Prompt(
-        ids=tokenizer.encode(query, add_special_tokens=settings.add_special_tokens),
-        max_tokens=max_tokens,
+        ids=_ids(tensors, row, settings),
+        max_tokens=_max_tokens(tensors, row),
         end_id=end_id,
         pad_id=pad_id,
         stop_words=pack(stop_words),
-        bad_words=pack(_words(tensors, "BAD_WORDS_DICT", row, tokenizer)),
+        bad_words=pack(_words(tensors, "BAD_WORDS_DICT", "bad_words", row, tokenizer)),
     )
 
 
-def _words(tensors: Tensors, name: str, row: int, tokenizer: Tokenizer) -> list[list[int]]:
+def _max_tokens(tensors: Tensors, row: int) -> int:
+    max_tokens = _whole(tensors, "REQUEST_OUTPUT_LEN", row)
+    if max_tokens is None:
+        raise RequestRefusedError("max_tokens is missing")
+    if max_tokens < 1:
+        raise RequestRefusedError(f"max_tokens is {max_tokens}, it must be at least 1")
+    return max_tokens
+
+
+def _ids(tensors: Tensors, row: int, settings: PromptSettings) -> list[int]:
+    query = text(tensors["QUERY"].reshape(tensors["QUERY"].shape[0], -1)[row][0], "text_input")
+    ids = settings.tokenizer.encode(query, add_special_tokens=settings.add_special_tokens)
+    if not ids:
+        raise RequestRefusedError("text_input is empty: a prompt needs at least one token")
+    return ids
+
+
+def _words(tensors: Tensors, name: str, client_name: str, row: int, tokenizer: Tokenizer) -> list[list[int]]:
     if not is_given(tensors, name):
         return []
     values = tensors[name]
-    texts = [text(value) for value in values.reshape(values.shape[0], -1)[row]]
+    texts = [text(value, client_name) for value in values.reshape(values.shape[0], -1)[row]]
     return [tokenizer.encode(word, add_special_tokens=False) for word in texts if word]
 
 

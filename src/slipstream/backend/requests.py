@@ -2,11 +2,25 @@
 
 Meanings are those of TensorRT-LLM's C++ backend. Decoding is greedy unless `runtime_top_k` is above 1 or
 `runtime_top_p` is above 0. A prompt longer than `max_input_len` is refused; an output that would pass `max_seq_len`
-is shortened to the room that is left. Without `end_id` (or with -1) no token ends the output.
+is shortened to the room that is left. Without `end_id` (or with -1) no token ends the output. `pad_id` is accepted and
+not used: responses hold no padding, each is as long as its `sequence_length`.
+
+Where this engine differs from TensorRT-LLM's (its `penaltyKernels.cu`):
+
+- `presence_penalty` and `frequency_penalty` count the tokens of the output alone, there the prompt's as well.
+  `repetition_penalty` covers prompt and output on both.
+- The penalties act on the model's logits and `temperature` on what they leave, there the other way round.
+- Log-probs are the model's own, over the whole vocabulary, before penalties, temperature and bad words.
+
+A seed makes sampling repeatable as long as the logits are. In the performance mode these depend, in their last digits,
+on how many tokens of the prompt are computed and how many are taken from KV blocks of an earlier request, so a draw
+that falls between two tokens can go the other way. In the accuracy mode, or with `enable_kv_cache_reuse` off, one
+request after the other gives the same text every time. Without a seed it is 0, as there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
@@ -93,7 +107,7 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) ->
         prompt_ids=prompt_ids,
         sampling=_sampling(tensors),
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, room=profile.limits.max_seq_len - len(prompt_ids)),
+        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids)),
         wishes=_wishes(tensors, profile),
     )
 
@@ -116,10 +130,14 @@ def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
             f"the prompt has {length} tokens, max_seq_len is {limits.max_seq_len}: no room for output is left"
         )
     prompt: list[int] = ids.reshape(-1)[:length].tolist()
-    if min(prompt) < 0 or max(prompt) >= limits.vocab_size:
-        wrong = next(token for token in prompt if not 0 <= token < limits.vocab_size)
-        raise RequestRefusedError(f"input_ids holds {wrong}, the vocabulary has ids 0 to {limits.vocab_size - 1}")
+    _check_ids("input_ids", prompt, limits)
     return prompt
+
+
+def _check_ids(name: str, ids: Sequence[int], limits: Limits) -> None:
+    wrong = next((token for token in ids if not 0 <= token < limits.vocab_size), None)
+    if wrong is not None:
+        raise RequestRefusedError(f"{name} holds {wrong}, the vocabulary has ids 0 to {limits.vocab_size - 1}")
 
 
 def _sampling(tensors: Tensors) -> Sampling | None:
@@ -159,22 +177,36 @@ def _penalties(tensors: Tensors) -> Penalties:
     )
 
 
-def _stop_rules(tensors: Tensors, *, room: int) -> StopRules:
+def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> StopRules:
     wanted = integer(tensors, "request_output_len")
     if wanted is None or wanted < 1:
         raise RequestRefusedError(f"request_output_len is {wanted}, it must be at least 1")
     min_tokens = integer(tensors, "min_tokens") or 0
     if min_tokens < 0:
         raise RequestRefusedError(f"min_tokens is {min_tokens}, it must be 0 or more")
-    end_id = integer(tensors, "end_id")
-    max_new_tokens = min(wanted, room)
+    max_new_tokens = min(wanted, limits.max_seq_len - prompt_tokens)
     return StopRules(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(min_tokens, max_new_tokens),
-        end_id=None if end_id is None or end_id < 0 else end_id,
-        stop_words=unpack(tensors, "stop_words_list"),
-        bad_words=unpack(tensors, "bad_words_list"),
+        end_id=_end_id(tensors, limits),
+        stop_words=_words(tensors, "stop_words_list", limits),
+        bad_words=_words(tensors, "bad_words_list", limits),
     )
+
+
+def _end_id(tensors: Tensors, limits: Limits) -> int | None:
+    end_id = integer(tensors, "end_id")
+    if end_id is None or end_id < 0:
+        return None
+    _check_ids("end_id", [end_id], limits)
+    return end_id
+
+
+def _words(tensors: Tensors, name: str, limits: Limits) -> tuple[Word, ...]:
+    words = unpack(tensors, name)
+    for word in words:
+        _check_ids(name, word, limits)
+    return words
 
 
 def _wishes(tensors: Tensors, profile: ModelProfile) -> OutputWishes:

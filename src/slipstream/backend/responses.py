@@ -34,13 +34,17 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
     if wishes.num_output_tokens:
         tensors["num_output_tokens"] = np.array([[len(ids)]], np.int32)
     if wishes.perf_metrics and piece.is_last:
-        tensors |= _timing_tensors(stream)
+        tensors |= _perf_tensors(stream)
     return {name: tensor for name, tensor in tensors.items() if name in requested}
 
 
-def _timing_tensors(stream: Stream) -> dict[str, NDArray[Any]]:
+def _perf_tensors(stream: Stream) -> dict[str, NDArray[Any]]:
+    """Times on the steady clock, and what speculation did: nothing, for this engine has none."""
     timings = stream.timings
     return {
+        "acceptance_rate": np.zeros((1, 1), np.float32),
+        "total_accepted_draft_tokens": np.zeros((1, 1), np.int32),
+        "total_draft_tokens": np.zeros((1, 1), np.int32),
         "arrival_time_ns": np.array([[timings.arrival_ns]], np.int64),
         "first_token_time_ns": np.array([[timings.first_token_ns]], np.int64),
         "last_token_time_ns": np.array([[timings.last_token_ns]], np.int64),

@@ -33,5 +33,6 @@ def _send(model: str, request_id: str, handle: int | None) -> None:
         requested_output_names=["output_ids", "sequence_length"],
         inputs=inputs,
     )
+    # Iterating takes the answer of a model that is not decoupled as well: one response instead of none.
     for _ in request.exec(decoupled=True):
         pass  # an iterator that is not drained blocks the unloading of the model

@@ -10,10 +10,13 @@ from slipstream.backend.stop_request import stop_handle
 # Asking whether a request is cancelled takes a round trip to the server: once in this time is enough for each stream.
 _PERIOD_S = 0.03
 _MOST_STREAMS = 4096
+# The model behind every trailer that postprocessing sees: the ensemble's step has this name in TensorRT-LLM's contract,
+# and postprocessing has no parameter that could name another.
+_ENGINE_MODEL = "tensorrt_llm"
 
 
 class StopSender:
-    """Sends `stop` requests to `tensorrt_llm` from a thread, so that decoding does not wait for them."""
+    """Sends `stop` requests to the engine's model from a thread, so that decoding does not wait for them."""
 
     def __init__(self) -> None:
         self._asked_s: dict[int, float] = {}
@@ -34,7 +37,7 @@ class StopSender:
         """End generation `handle`, once."""
         if handle not in self._stopped:
             self._stopped.add(handle)
-            self._thread.submit(stop_handle, "tensorrt_llm", handle)
+            self._thread.submit(stop_handle, _ENGINE_MODEL, handle)
 
     def close(self) -> None:
         """Wait for what is on its way."""

@@ -42,14 +42,14 @@ def flag(tensors: Tensors, name: str) -> bool | None:
     return None if value is None else bool(value)
 
 
-def text(value: bytes | str) -> str:
-    """One element of a string tensor; bytes that are no UTF-8 are refused rather than replaced."""
+def text(value: bytes | str, name: str) -> str:
+    """One element of string tensor `name`; bytes that are no UTF-8 are refused rather than replaced."""
     if isinstance(value, str):
         return value
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestRefusedError(f"a string input is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise RequestRefusedError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _only(tensors: Tensors, name: str) -> Any:
