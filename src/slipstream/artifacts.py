@@ -25,6 +25,7 @@ from slipstream.errors import SlipstreamError, StaleArtifactError
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of manifest.json
+NOT_INSTALLED = "not installed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,9 @@ def read(path: Path, expected: Dependencies, *, mend: str, deep: bool = False) -
     Raises StaleArtifactError naming what is missing, damaged or different, with `mend`.
     """
     manifest = _read_manifest(path, expected.stage, mend)
-    if manifest.digest != expected.digest:
-        reason = _difference(manifest.depends_on, asdict(expected))
-        raise StaleArtifactError(f"{path}: the {expected.stage} is stale: {reason}", mend=mend)
+    difference = _difference(manifest.depends_on, expected)
+    if difference is not None:
+        raise StaleArtifactError(f"{path}: the {expected.stage} is stale: {difference}", mend=mend)
     _check_files(path, manifest.files, expected.stage, mend, deep=deep)
     return Artifact(path=path, digest=manifest.digest, seconds=manifest.seconds, facts=manifest.facts)
 
@@ -156,16 +157,21 @@ def _read_manifest(path: Path, stage: str, mend: str) -> _Manifest:
     return manifest
 
 
-def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """The first thing that differs, in words a person can act on."""
+def _difference(found: Mapping[str, Any], expected: Dependencies) -> str | None:
+    """The first thing that differs, in words a person can act on; None if nothing does.
+
+    A tool that is not installed here differs from nothing: a machine that only serves needs none of those that made it.
+    """
+    tools = {name: version for name, version in expected.tools.items() if version != NOT_INSTALLED}
+    here = {"fields": expected.fields, "tools": tools, "parents": expected.parents}
     for kind, noun in (("fields", ""), ("tools", "tool "), ("parents", "parent ")):
-        was, now = found.get(kind, {}), expected[kind]
-        for name in sorted({*was, *now}):
+        was, now = found.get(kind, {}), here[kind]
+        for name in sorted(now if kind == "tools" else {*was, *now}):
             if was.get(name) != now.get(name):
                 if kind == "parents":
                     return f"its {name} has been made again since"
                 return f"{noun}{name} was {was.get(name)!r} when it was made, now it is {now.get(name)!r}"
-    return "it was made by another version of this stage"
+    return None
 
 
 def _check_files(path: Path, files: Mapping[str, _File], stage: str, mend: str, *, deep: bool) -> None:

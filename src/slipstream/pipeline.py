@@ -52,13 +52,19 @@ class Stage:
         return context.workspace.directory / self.name
 
     def dependencies(self, context: Context) -> Dependencies:
+        """What the artifact would be made from now."""
         parent = self.parent
         return Dependencies(
             stage=self.name,
             fields=self.fields(context),
-            parents={parent.name: parent.dependencies(context).digest} if parent else {},
+            parents={parent.name: parent.digest(context)} if parent else {},
             tools={"slipstream": __version__, **{package: _version(package) for package in self.tools}},
         )
+
+    def digest(self, context: Context) -> str:
+        """Of the artifact on disk if it is up to date, else of the one that would be made."""
+        found = _current(self, context)
+        return found.digest if found else self.dependencies(context).digest
 
     def mend(self, context: Context) -> str:
         return f"slipstream {self.verb} {context.spec.name}"
@@ -119,7 +125,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return artifacts.NOT_INSTALLED
 
 
 def _model_fields(context: Context) -> Mapping[str, Any]:

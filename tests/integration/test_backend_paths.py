@@ -2,126 +2,163 @@
 
 from __future__ import annotations
 
-import re
-import time
-import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served
+from tests.integration.triton_calls import PROMPT, Stream, ask, prompt_of, text, token_ids, wait_for_active
 
-PATHS = ("ensemble", "tensorrt_llm_bls")
-PROMPT = "The capital of France is"
-RELEASE_TIMEOUT_S = 5.0  # generous: the machine may be busy; an engine that is not told runs on for far longer
-
-
-class Stream:
-    """One gRPC stream and what came back on it."""
-
-    def __init__(self, served: Served) -> None:
-        from queue import Queue
-
-        import tritonclient.grpc
-
-        self.client = tritonclient.grpc.InferenceServerClient(served.grpc)
-        self._events: Queue[Any] = Queue()
-        self.client.start_stream(lambda result, error: self._events.put((result, error)))
-
-    def start(self, model: str, *, max_tokens: int, **inputs: Any) -> None:
-        self.client.async_stream_infer(model, _inputs(max_tokens, inputs), enable_empty_final_response=True)
-
-    def texts(self) -> list[str]:
-        """Text of every response up to the final one; an error is raised."""
-        texts: list[str] = []
-        while True:
-            result, error = self._events.get(timeout=60)
-            if error is not None:
-                raise error
-            text = result.as_numpy("text_output")
-            if text is not None:
-                texts.append(text.reshape(-1)[0].decode())
-            if result.get_response().parameters["triton_final_response"].bool_param:
-                return texts
+ENGINE = "tensorrt_llm"
+TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
+PATHS = (*TEXT_MODELS, ENGINE)
 
 
-def _inputs(max_tokens: int, inputs: dict[str, Any]) -> list[Any]:
-    import tritonclient.grpc
-
-    values = {
-        "text_input": np.array([[PROMPT.encode()]], np.object_),
-        "max_tokens": np.array([[max_tokens]], np.int32),
-        "stream": np.array([[True]]),
-        **inputs,
-    }
-    types = {"object": "BYTES", "int32": "INT32", "bool": "BOOL", "float32": "FP32", "uint64": "UINT64"}
-    built = []
-    for name, value in values.items():
-        tensor = tritonclient.grpc.InferInput(name, list(value.shape), types[value.dtype.name])
-        tensor.set_data_from_numpy(value)
-        built.append(tensor)
-    return built
+@pytest.fixture
+def tokenizer(served: Served) -> Tokenizer:
+    return Tokenizer.load(served.model_dir)
 
 
-def generate(served: Served, model: str, *, max_tokens: int = 12, **inputs: Any) -> list[str]:
+@pytest.fixture
+def stream(served: Served) -> Iterator[Stream]:
     stream = Stream(served)
-    try:
-        stream.start(model, max_tokens=max_tokens, **inputs)
-        return stream.texts()
-    finally:
-        stream.client.stop_stream()
+    yield stream
+    stream.close()
 
 
-def active_requests(served: Served) -> float:
-    text = urllib.request.urlopen(f"http://{served.metrics}/metrics").read().decode()
-    found = re.search(r'nv_trt_llm_request_metrics\{[^}]*request_type="active"[^}]*\} (\S+)', text)
-    assert found is not None
-    return float(found.group(1))
+def a_text(served: Served, model: str, *, max_tokens: int = 12, **inputs: Any) -> str:
+    return text(ask(served, model, text_input=PROMPT, max_tokens=max_tokens, stream=True, **inputs))
 
 
-def wait_for_active(served: Served, count: int) -> None:
-    deadline = time.monotonic() + RELEASE_TIMEOUT_S
-    while active_requests(served) != count:
-        assert time.monotonic() < deadline, f"the engine did not come to {count} active requests"
-        time.sleep(0.01)
+def a_long_request(model: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A stream that would run for tens of seconds."""
+    if model == ENGINE:
+        return {**prompt_of(tokenizer.encode(PROMPT), 1500), "streaming": True}
+    return {"text_input": PROMPT, "max_tokens": 1500, "stream": True, "end_id": -1}
 
 
-def words(*texts: str) -> Any:
-    return np.array([[text.encode() for text in texts]], np.object_)
+def test_all_paths_write_the_same_text(served: Served, tokenizer: Tokenizer) -> None:
+    ids = token_ids(ask(served, ENGINE, **prompt_of(tokenizer.encode(PROMPT), 12), streaming=True))
+    assert a_text(served, "ensemble") == a_text(served, "tensorrt_llm_bls") == tokenizer.decode(ids)
 
 
-def test_both_text_paths_write_the_same_text(served: Served) -> None:
-    assert "".join(generate(served, "ensemble")) == "".join(generate(served, "tensorrt_llm_bls"))
-
-
-@pytest.mark.parametrize("model", PATHS)
+@pytest.mark.parametrize("model", TEXT_MODELS)
 def test_a_stop_word_ends_the_text_also_in_the_middle_of_tokens(served: Served, model: str) -> None:
-    whole = "".join(generate(served, model))
+    whole = a_text(served, model)
     middle = whole[3:6]
-    stopped = "".join(generate(served, model, stop_words=words(middle)))
+    stopped = a_text(served, model, stop_words=middle)
     assert middle in stopped
     assert len(stopped) < len(whole)
 
 
-@pytest.mark.parametrize("model", PATHS)
-def test_a_bad_word_is_never_written(served: Served, model: str) -> None:
-    first_word = "".join(generate(served, model)).split()[0].strip(".,")
-    assert first_word not in "".join(generate(served, model, bad_words=words(first_word)))
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_bad_words_are_never_written(served: Served, model: str) -> None:
+    banned = ["Paris", "apital", " the", "population of"]
+    allowed = a_text(served, model, max_tokens=40)
+    assert "Paris" in allowed
+    written = a_text(served, model, max_tokens=40, bad_words=banned)
+    assert written
+    assert not [word for word in banned if word in written]
 
 
-@pytest.mark.parametrize("model", PATHS)
+def test_bad_words_stop_words_and_sampling_go_together(served: Served) -> None:
+    def sampled(**inputs: Any) -> str:
+        return a_text(served, "ensemble", max_tokens=60, top_k=40, temperature=1.2, seed=5, **inputs)
+
+    written = sampled(bad_words=["Paris", "\n"], stop_words="e")
+    assert written.count("e") == 1 or "e" in written[-4:]
+    assert "Paris" not in written
+    assert "\n" not in written
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
 def test_a_refusal_names_the_tensor(served: Served, model: str) -> None:
     with pytest.raises(Exception, match="len_penalty"):
-        generate(served, model, length_penalty=np.array([[2.0]], np.float32))
+        a_text(served, model, length_penalty=2.0)
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_the_prompt_is_echoed_or_not_as_the_request_says(served: Served, model: str) -> None:
+    def one(*, exclude: bool) -> str:
+        (response,) = ask(served, model, text_input=PROMPT, max_tokens=8, exclude_input_in_output=exclude)
+        return text([response])
+
+    assert one(exclude=False) == PROMPT + one(exclude=True)
+    assert not one(exclude=True).startswith(PROMPT)
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+@pytest.mark.parametrize("streaming", [True, False])
+def test_counts_and_figures_are_exact(served: Served, tokenizer: Tokenizer, model: str, streaming: bool) -> None:
+    wishes = {name: True for name in ("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics")}
+    responses = ask(served, model, text_input=PROMPT, max_tokens=9, end_id=-1, stream=streaming, **wishes)
+    assert {int(response["num_input_tokens"].item()) for response in responses} == {len(tokenizer.encode(PROMPT))}
+    assert sum(int(response["num_output_tokens"].item()) for response in responses) == 9
+    last = {name: value.item() for name, value in responses[-1].items() if value.size == 1}
+    assert last["arrival_time_ns"] < last["first_token_time_ns"] < last["last_token_time_ns"]
+    assert (last["acceptance_rate"], last["total_draft_tokens"], last["total_accepted_draft_tokens"]) == (0, 0, 0)
+
+
+def test_the_end_id_ends_the_output_and_is_no_part_of_it(served: Served, tokenizer: Tokenizer) -> None:
+    prompt = prompt_of(tokenizer.encode(PROMPT), 12)
+    free = token_ids(ask(served, ENGINE, **prompt, exclude_input_in_output=True))
+    end_id = next(token for token in free[1:] if token != free[0])
+    ended = free[: free.index(end_id)]
+    for streaming in (True, False):
+        given = ask(served, ENGINE, **prompt, exclude_input_in_output=True, end_id=end_id, streaming=streaming)
+        assert token_ids(given) == ended
+    (at_once,) = ask(served, ENGINE, **prompt, exclude_input_in_output=True, end_id=free[0], pad_id=7)
+    assert (at_once["sequence_length"].item(), at_once["output_ids"].size) == (0, 0)
 
 
 @pytest.mark.parametrize("model", PATHS)
-def test_a_client_that_goes_away_frees_the_engine(served: Served, model: str) -> None:
+def test_a_client_that_goes_away_frees_the_engine(
+    served: Served, tokenizer: Tokenizer, stream: Stream, model: str
+) -> None:
     wait_for_active(served, 0)
-    stream = Stream(served)
-    stream.start(model, max_tokens=1500, end_id=np.array([[-1]], np.int32))
+    stream.start(model, **a_long_request(model, tokenizer))
     wait_for_active(served, 1)
-    time.sleep(0.5)  # past the first token: before it the ensemble cannot notice
-    stream.client.stop_stream(cancel_requests=True)
+    stream.next()  # before the first token the ensemble cannot notice
+    stream.close()
     wait_for_active(served, 0)
+
+
+def test_a_stop_request_ends_the_request_of_its_id_and_no_other(
+    served: Served, tokenizer: Tokenizer, stream: Stream
+) -> None:
+    wait_for_active(served, 0)
+    other = Stream(served)
+    stream.start(ENGINE, request_id="71", **a_long_request(ENGINE, tokenizer))
+    other.start(ENGINE, request_id="72", **a_long_request(ENGINE, tokenizer))
+    wait_for_active(served, 2)
+    assert stop(served, "71") == []
+    rest = stream.rest()  # the last response comes, and then the final flag
+    assert len(token_ids(rest)) < 1500
+    wait_for_active(served, 1)
+    other.close()
+    wait_for_active(served, 0)
+
+
+def test_a_stop_request_needs_an_id_that_need_not_be_known(served: Served) -> None:
+    assert stop(served, "9999") == []
+    with pytest.raises(Exception, match="no id"):
+        stop(served, "")
+
+
+def stop(served: Served, request_id: str) -> list[Any]:
+    """The responses to a `stop` request."""
+    stream = Stream(served)
+    try:
+        stream.start(ENGINE, request_id=request_id, stop=True, **prompt_of([1], 1))
+        return stream.rest()
+    finally:
+        stream.close()
+
+
+def test_a_malformed_word_list_is_refused_alone(served: Served, tokenizer: Tokenizer) -> None:
+    for name in ("stop_words_list", "bad_words_list"):
+        with pytest.raises(Exception, match=f"{name} holds -7, the vocabulary has ids 0 to 49151"):
+            ask(served, ENGINE, **prompt_of(tokenizer.encode(PROMPT), 4), **{name: np.array([[[-7], [1]]], np.int32)})

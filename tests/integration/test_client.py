@@ -89,8 +89,8 @@ def test_a_stop_word_ends_the_reply(served: Served) -> None:
     assert stopped.finish == "stop"
 
 
-def test_a_seed_makes_sampling_repeatable(served: Served) -> None:
-    with TritonClient(served.grpc) as client:
+def test_a_seed_makes_sampling_repeatable(served_accuracy: Served) -> None:
+    with TritonClient(served_accuracy.grpc) as client:
         replies = {
             client.generate(PROMPT, max_tokens=16, sampling=Sampling(temperature=1.5, top_k=50, seed=seed)).text
             for seed in (1, 1, 2, 3, 4)

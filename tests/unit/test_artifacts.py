@@ -72,6 +72,12 @@ def test_a_changed_dependency_is_named(tmp_path: Path, changes: dict[str, Any], 
     assert expected in staleness(written(tmp_path).path, dependencies(**changes))
 
 
+def test_a_tool_that_is_not_installed_makes_nothing_stale(tmp_path: Path) -> None:
+    made = written(tmp_path)
+    here = dependencies(tools={"openvino": artifacts.NOT_INSTALLED})
+    assert artifacts.read(made.path, here, mend=MEND) == made
+
+
 def test_damage_is_noticed(tmp_path: Path) -> None:
     path = written(tmp_path).path
     weights = path / "nested" / "weights.bin"

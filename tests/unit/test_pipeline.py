@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage
+from slipstream import artifacts, pipeline
+from slipstream.errors import StaleArtifactError
+from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage, require
 from slipstream.project import Workspace
 from slipstream.spec_file import load_deployment
 
@@ -61,3 +63,18 @@ def test_a_changed_calibration_text_makes_the_checkpoint_again(root: Path, tmp_p
     text.write_text(text.read_text() + "One more sentence.\n")
     after = digests(copy, tmp_path)
     assert [name for name in before if before[name] != after[name]] == ["checkpoint", "engine", "model_repository"]
+
+
+def test_a_machine_without_the_makers_tools_finds_everything_up_to_date(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_deployment("smollm2-135m-cpu", root=root)
+    context = Context(spec=spec, root=root, workspace=Workspace(directory=tmp_path))
+    for stage in ALL:
+        artifacts.write(stage.path(context), stage.dependencies(context), lambda out: {})
+    require(REPOSITORY, context)
+    monkeypatch.setattr(pipeline, "_version", lambda package: artifacts.NOT_INSTALLED)
+    require(REPOSITORY, context)
+    monkeypatch.setattr(pipeline, "_version", lambda package: "99")
+    with pytest.raises(StaleArtifactError, match="tool nvidia-modelopt was"):
+        require(REPOSITORY, context)

@@ -92,7 +92,11 @@ class BusinessLogic:
                     reply.send(piece, part.others)
         finally:
             self._leave(request_id)
-        reply.close(text.finish())
+        if wanted.streaming:
+            reply.close(text.finish())
+        else:
+            # Only after a stop nothing has gone out; a model that is not decoupled owes a response even then.
+            reply.send_last("", {})
 
     def _enter(self, request_id: str, call: EngineCall) -> None:
         with self._calls_lock:

@@ -35,7 +35,7 @@ class Reply:
         self._started = clock()
         self._retry_s = _FIRST_RETRY_S
         self._chunks: list[Chunk] = []
-        self._input_tokens: int | None = None
+        self._input_tokens = request.input_tokens
         self._is_complete = False  # the final response came, or the server ended the stream in good order
         self._is_cancelled = False
         self._is_over = False

@@ -34,13 +34,21 @@ class TextRequest:
     bad_words: tuple[str, ...] = ()
     request_id: str = field(default_factory=new_request_id)
 
+    @property
+    def input_tokens(self) -> int | None:
+        """Only the server can count them."""
+        return None
+
     def message(self) -> Any:
         """The `inference.ModelInferRequest` to send."""
         inputs = [
             text_row("text_input", (self.prompt,)),
             scalar("max_tokens", "INT32", self.max_tokens),
             flag("stream"),
-            *_always(),
+            flag("exclude_input_in_output"),
+            # Tokens that are ready together travel in one response, so responses cannot be counted as tokens.
+            flag("return_num_input_tokens"),
+            flag("return_num_output_tokens"),
             *_sampling(self.sampling, renamed={}),
         ]
         if self.stop:
@@ -64,6 +72,11 @@ class TokenRequest:
     bad_ids: tuple[tuple[int, ...], ...] = ()
     request_id: str = field(default_factory=new_request_id)
 
+    @property
+    def input_tokens(self) -> int | None:
+        """Tokens of the prompt."""
+        return len(self.input_ids)
+
     def message(self) -> Any:
         """The `inference.ModelInferRequest` to send."""
         if not self.input_ids:
@@ -73,7 +86,7 @@ class TokenRequest:
             scalar("input_lengths", "INT32", len(self.input_ids)),
             scalar("request_output_len", "INT32", self.max_tokens),
             flag("streaming"),
-            *_always(),
+            flag("exclude_input_in_output"),
             *_sampling(self.sampling, renamed=_TOKEN_MODEL_NAMES),
         ]
         ends = (("end_id", self.end_id), ("pad_id", self.pad_id))
@@ -83,16 +96,7 @@ class TokenRequest:
             for name, words in (("stop_words_list", self.stop_ids), ("bad_words_list", self.bad_ids))
             if words
         ]
-        return _message(self.model, self.request_id, inputs, outputs=("output_ids", "sequence_length", *_COUNTS))
-
-
-def _always() -> list[Tensor]:
-    return [
-        flag("exclude_input_in_output"),
-        # Tokens that are ready together travel in one response, so responses cannot be counted as tokens.
-        flag("return_num_input_tokens"),
-        flag("return_num_output_tokens"),
-    ]
+        return _message(self.model, self.request_id, inputs, outputs=("output_ids", "sequence_length"))
 
 
 def _sampling(sampling: Sampling, *, renamed: dict[str, str]) -> list[Tensor]:

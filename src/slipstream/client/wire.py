@@ -7,6 +7,7 @@ from typing import Any
 from slipstream.errors import SlipstreamError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 DEFAULT_DEADLINE_S = 600.0  # a stream whose model process was killed would otherwise never end
 DEFAULT_CONNECT_TIMEOUT_S = 1.0
 CHANNEL_OPTIONS = [
@@ -28,7 +29,7 @@ def stream_method(channel: Any) -> Any:
     from tritonclient.grpc import service_pb2
 
     return channel.unary_stream(
-        "/inference.GRPCInferenceService/ModelStreamInfer",
+        STREAM_INFER,
         request_serializer=service_pb2.ModelInferRequest.SerializeToString,
         response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
     )

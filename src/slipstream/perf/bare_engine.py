@@ -28,7 +28,8 @@ class Run:
     tokens: int
     responses: int
     wall_s: float
-    cpu_s: float  # of every process that took part
+    cpu_s: float  # of the server's processes, or of the bare engine
+    client_cpu_s: float = 0.0
 
 
 class BareEngine:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from slipstream.backend.parameters import PipelineSettings
-from slipstream.client import AsyncStream, AsyncTritonClient, Sampling
+from slipstream.client import Sampling, TextRequest, TokenRequest
+from slipstream.client.tensors import ints, raw_outputs
+from slipstream.client.wire import STREAM_INFER
 from slipstream.perf.bare_engine import BareEngine, Run
 from slipstream.pipeline import Context
 from slipstream.progress import Reporter
@@ -90,39 +92,47 @@ class _Paths:
         return self._run_served(path, prompts)
 
     def _run_served(self, path: str, prompts: Sequence[tuple[str, list[int]]]) -> Run:
+        messages = [self._request(path, text, ids).message().SerializeToString() for text, ids in prompts]
+        server = [psutil.Process(self.triton_pid), *psutil.Process(self.triton_pid).children(recursive=True)]
+        client = [psutil.Process()]
+        server_s, client_s, started = _cpu_s(server), _cpu_s(client), time.monotonic()
+        replies = asyncio.run(_collect(self.grpc, messages))
+        wall_s, client_s, server_s = time.monotonic() - started, _cpu_s(client) - client_s, _cpu_s(server) - server_s
+        tokens = [count for reply in replies for message in reply if (count := _tokens_in(message))]
+        return Run(tokens=sum(tokens), responses=len(tokens), wall_s=wall_s, cpu_s=server_s, client_cpu_s=client_s)
+
+    def _request(self, path: str, text: str, ids: list[int]) -> TextRequest | TokenRequest:
         forced = Sampling(min_tokens=self.output_tokens)
-
-        def open_stream(client: AsyncTritonClient, prompt: tuple[str, list[int]]) -> AsyncStream:
-            if path == "ensemble":
-                return client.stream(prompt[0], max_tokens=self.output_tokens, sampling=forced)
-            return client.stream_tokens(prompt[1], max_tokens=self.output_tokens, sampling=forced)
-
-        family = [psutil.Process(), psutil.Process(self.triton_pid)]
-        family += family[1].children(recursive=True)
-        cpu_s, started = _cpu_s(family), time.monotonic()
-        counts = asyncio.run(_read_all(self.grpc, open_stream, prompts))
-        wall_s = time.monotonic() - started
-        return Run(
-            tokens=sum(tokens for tokens, _ in counts),
-            responses=sum(responses for _, responses in counts),
-            wall_s=wall_s,
-            cpu_s=_cpu_s(family) - cpu_s,
-        )
+        if path == "ensemble":
+            return TextRequest(prompt=text, max_tokens=self.output_tokens, sampling=forced)
+        return TokenRequest(input_ids=tuple(ids), max_tokens=self.output_tokens, sampling=forced)
 
 
-async def _read_all(
-    grpc: str,
-    open_stream: Callable[[AsyncTritonClient, tuple[str, list[int]]], AsyncStream],
-    prompts: Sequence[tuple[str, list[int]]],
-) -> list[tuple[int, int]]:
-    """Tokens and responses of each stream."""
-    async with AsyncTritonClient(grpc) as client:
+async def _collect(grpc: str, messages: Sequence[bytes]) -> list[list[bytes]]:
+    """Every stream's responses, unread: reading them is no part of what is measured."""
+    from grpc import aio
 
-        async def read(prompt: tuple[str, list[int]]) -> tuple[int, int]:
-            chunks = [chunk async for chunk in open_stream(client, prompt)]
-            return sum(chunk.output_tokens or 0 for chunk in chunks), len(chunks)
+    async with aio.insecure_channel(grpc) as channel:
+        infer = channel.unary_stream(STREAM_INFER)
 
-        return await asyncio.gather(*map(read, prompts))
+        async def read(message: bytes) -> list[bytes]:
+            call, responses = infer(message), []
+            while (response := await call.read()) is not aio.EOF:
+                responses.append(response)
+            return responses
+
+        return await asyncio.gather(*map(read, messages))
+
+
+def _tokens_in(message: bytes) -> int:
+    from tritonclient.grpc import service_pb2
+
+    response = service_pb2.ModelStreamInferResponse.FromString(message)
+    if response.error_message:
+        raise RuntimeError(response.error_message)
+    outputs = raw_outputs(response.infer_response)
+    counts = ints(outputs.get("num_output_tokens", b"")) or ints(outputs.get("sequence_length", b""))
+    return counts[0] if counts else 0
 
 
 def _take_turns(paths: _Paths, prompts: _Prompts, streams: int, load: Load, report: Reporter) -> Measured:
@@ -144,10 +154,9 @@ def _rows(streams: int, measured: Measured) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for path in PATHS:
         runs = measured[path]
-        ratios = [_speed(run) / _speed(yardstick) for run, yardstick in zip(runs, bare, strict=True)]
-        extra_us = [
-            1e6 * (run.cpu_s - yardstick.cpu_s) / run.responses for run, yardstick in zip(runs, bare, strict=True)
-        ]
+        pairs = list(zip(runs, bare, strict=True))
+        ratios = [_speed(run) / _speed(yardstick) for run, yardstick in pairs]
+        server_us = [1e6 * (run.cpu_s - yardstick.cpu_s) / run.responses for run, yardstick in pairs]
         rows.append(
             {
                 "streams": streams,
@@ -157,7 +166,10 @@ def _rows(streams: int, measured: Measured) -> list[dict[str, object]]:
                 "ratio_min": round(min(ratios), 3),
                 "ratio_max": round(max(ratios), 3),
                 "tokens_per_response": round(sum(run.tokens for run in runs) / sum(run.responses for run in runs), 3),
-                "cpu_us_per_response_beyond_bare": round(statistics.median(extra_us)),
+                "server_cpu_us_per_response_beyond_bare": round(statistics.median(server_us)),
+                "client_cpu_us_per_response": round(
+                    statistics.median(1e6 * run.client_cpu_s / run.responses for run in runs)
+                ),
             }
         )
     return rows

@@ -24,7 +24,7 @@ from slipstream.spec import DeploymentSpec, PortsSpec
 
 _LOOK_PERIOD_S = 0.25
 _DOWN_TIMEOUT_S = 40.0
-_MOST_FAULTS = 3
+_MOST_FAULTS = 10
 _FAULT_WINDOW_S = 120.0
 
 
