@@ -44,7 +44,7 @@ class Stage:
     name: str
     verb: str  # of the command line, that makes it
     fields: Callable[[Context], Mapping[str, Any]]
-    tools: tuple[str, ...]  # packages whose version decides the content
+    tools: Callable[[Context], Mapping[str, str]]  # what decides the content from outside the spec → its version
     make: Callable[[Context, Path, Reporter], Mapping[str, Any]]
     parent: Stage | None = None
 
@@ -58,7 +58,7 @@ class Stage:
             stage=self.name,
             fields=self.fields(context),
             parents={parent.name: parent.digest(context)} if parent else {},
-            tools={"slipstream": __version__, **{package: _version(package) for package in self.tools}},
+            tools={"slipstream": __version__, **self.tools(context)},
         )
 
     def digest(self, context: Context) -> str:
@@ -128,11 +128,20 @@ def _version(package: str) -> str:
         return artifacts.NOT_INSTALLED
 
 
+def _packages(*names: str) -> Callable[[Context], Mapping[str, str]]:
+    """The installed versions of packages."""
+    return lambda _context: {name: _version(name) for name in names}
+
+
 def _model_fields(context: Context) -> Mapping[str, Any]:
+    model = context.spec.model
+    return {"model.source": model.source, "model.dtype": model.dtype}
+
+
+def _model_source(context: Context) -> Mapping[str, str]:
     from slipstream.quantize.identity import source_identity
 
-    model = context.spec.model
-    return {"model.source": model.source, "model.dtype": model.dtype, "source": source_identity(model.source)}
+    return {"model source": source_identity(context.spec.model.source) or artifacts.NOT_INSTALLED}
 
 
 def _make_model(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
@@ -231,14 +240,14 @@ MODEL = Stage(
     name="model",
     verb="quantize",
     fields=_model_fields,
-    tools=(),
+    tools=_model_source,
     make=_make_model,
 )
 CHECKPOINT = Stage(
     name="checkpoint",
     verb="quantize",
     fields=_checkpoint_fields,
-    tools=("nvidia-modelopt", "transformers", "torch"),
+    tools=_packages("nvidia-modelopt", "transformers", "torch"),
     make=_make_checkpoint,
     parent=MODEL,
 )
@@ -246,7 +255,7 @@ ENGINE = Stage(
     name="engine",
     verb="build",
     fields=_engine_fields,
-    tools=("openvino", "openvino-genai"),
+    tools=_packages("openvino", "openvino-genai"),
     make=_make_engine,
     parent=CHECKPOINT,
 )
@@ -254,7 +263,7 @@ REPOSITORY = Stage(
     name="model_repository",
     verb="render",
     fields=_repository_fields,
-    tools=(),
+    tools=_packages(),
     make=_make_repository,
     parent=ENGINE,
 )
@@ -263,6 +272,6 @@ GPU_REPOSITORY = Stage(
     name="model_repository",
     verb="render",
     fields=_repository_fields,
-    tools=(),
+    tools=_packages(),
     make=_make_repository,
 )

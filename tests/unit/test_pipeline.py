@@ -10,6 +10,7 @@ from slipstream import artifacts, pipeline
 from slipstream.errors import StaleArtifactError
 from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage, require
 from slipstream.project import Workspace
+from slipstream.quantize import identity
 from slipstream.spec_file import load_deployment
 
 ALL = (MODEL, CHECKPOINT, ENGINE, REPOSITORY)
@@ -45,6 +46,17 @@ def test_a_change_makes_again_what_depends_on_it(
     assert changed == (list(ALL[ALL.index(first) :]) if first else [])
 
 
+def test_a_changed_file_of_a_local_model_makes_everything_again(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    config = tmp_path / "local" / "config.json"
+    config.write_text("{}")
+    source = f"model.source={tmp_path / 'local'}"
+    before = digests(root, tmp_path, source)
+    config.write_text("{ }")
+    after = digests(root, tmp_path, source)
+    assert [name for name in before if before[name] != after[name]] == [stage.name for stage in ALL]
+
+
 def test_a_moved_workspace_renders_again_and_builds_nothing(root: Path, tmp_path: Path) -> None:
     before, after = digests(root, tmp_path / "a"), digests(root, tmp_path / "b")
     assert [name for name in before if before[name] != after[name]] == ["model_repository"]
@@ -74,6 +86,7 @@ def test_a_machine_without_the_makers_tools_finds_everything_up_to_date(
         artifacts.write(stage.path(context), stage.dependencies(context), lambda out: {})
     require(REPOSITORY, context)
     monkeypatch.setattr(pipeline, "_version", lambda package: artifacts.NOT_INSTALLED)
+    monkeypatch.setattr(identity, "_package_version", lambda: None)
     require(REPOSITORY, context)
     monkeypatch.setattr(pipeline, "_version", lambda package: "99")
     with pytest.raises(StaleArtifactError, match="tool nvidia-modelopt was"):
