@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from requests import Response
 
@@ -149,8 +150,8 @@ def test_what_is_neither_path_nor_hub_id_is_a_spec_error(source: str, out: Path)
 def test_without_a_network_the_hub_model_is_refused_with_the_way_around(
     out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     error = refusal("org/name", out)
     assert "org/name cannot be fetched" in error.message
     assert "hf download org/name" in error.mend

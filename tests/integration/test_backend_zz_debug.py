@@ -1,0 +1,119 @@
+"""Requests that are wrong, many or large, and a server that dies: one clear answer each, and no process is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import Served, serve_copy
+from tests.integration.triton_calls import PROMPT, Stream, ask, text
+
+TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
+NUM_STREAMS = 200  # the engine holds 32
+
+
+def generate(served: Served, model: str, **changes: Any) -> str:
+    return text(ask(served, model, **{"text_input": PROMPT, "max_tokens": 4, "stream": True, **changes}))
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"text_input": ""}, "text_input is empty"),
+        ({"text_input": b"a\xff"}, "text_input is not UTF-8: invalid start byte at byte 1"),
+        ({"text_input": b"a\xed\xa0\x80"}, "text_input is not UTF-8"),  # a lone surrogate
+        ({"stop_words": b"\xff"}, "stop_words is not UTF-8"),
+        ({"bad_words": b"\xff"}, "bad_words is not UTF-8"),
+        ({"bad_words": "x" * 301}, "bad_words_list: the words have 301 characters, the limit is 300"),
+        ({"max_tokens": 0}, "max_tokens is 0, it must be at least 1"),
+        ({"max_tokens": -(2**31)}, "max_tokens is -2147483648"),
+        ({"end_id": 10**6}, "end_id holds 1000000, the vocabulary has ids 0 to 49151"),
+        ({"temperature": float("nan"), "top_k": 5}, "temperature is nan"),
+        ({"text_input": "word " * 200_000}, "the prompt has 200001 tokens, the limit max_input_len is 2047"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_a_wrong_request_gets_one_clear_error_and_the_next_is_served(
+    served: Served, model: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Exception, match=said):
+        generate(served, model, **changes)
+    assert generate(served, model)
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_a_nul_is_a_character_and_a_huge_limit_is_no_error(served: Served, model: str) -> None:
+    assert generate(served, model, text_input="a\0b")
+    assert generate(served, model, max_tokens=2**31 - 1, stop_words=["\n", "."])
+
+
+def test_prompts_in_one_request_are_refused(served: Served) -> None:
+    two = {"text_input": np.array([[b"a"], [b"b"]], np.object_), "max_tokens": np.array([[2], [2]], np.int32)}
+    for model in TEXT_MODELS:
+        with pytest.raises(Exception, match="2 prompts"):
+            ask(served, model, **two)
+
+
+def test_many_streams_at_once_all_come_whole_and_in_order(served: Served) -> None:
+    streams = [Stream(served) for _ in range(NUM_STREAMS)]
+    for number, stream in enumerate(streams):
+        wishes = {"stream": True, "return_log_probs": True, "end_id": -1}
+        stream.start(TEXT_MODELS[number % 2], text_input=f"Count: {number},", max_tokens=8, **wishes)
+    for stream in streams:
+        total, tokens = 0.0, 0
+        for response in stream.rest():
+            total += float(response["output_log_probs"].sum()) if "output_log_probs" in response else 0.0
+            tokens += response["output_log_probs"].size if "output_log_probs" in response else 0
+            if "cum_log_probs" in response:
+                assert response["cum_log_probs"].item() == pytest.approx(total, abs=1e-3), "out of order"
+        assert tokens == 8
+        stream.close()
+
+
+@pytest.fixture(scope="module")
+def own(artifacts: Path) -> Iterator[Served]:
+    """A server that a test may change and kill."""
+    with serve_copy(artifacts, "own") as server:
+        yield server
+
+
+def test_accumulated_tokens_come_as_the_whole_text_so_far(own: Served) -> None:
+    from tritonclient.grpc import InferenceServerClient
+
+    pieces = [text([response]) for response in ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
+    with InferenceServerClient(own.grpc) as client:
+        config = client.get_model_config(TEXT_MODELS[1], as_json=True)["config"]
+        config["parameters"]["accumulate_tokens"] = {"string_value": "true"}
+        client.load_model(TEXT_MODELS[1], config=json.dumps(config))
+    whole = [text([response]) for response in ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
+    assert len(pieces) > 1
+    assert whole[-1] == "".join(pieces)
+    assert all(later.startswith(earlier) for earlier, later in zip(whole, whole[1:], strict=False))
+
+
+def test_a_server_that_is_killed_leaves_no_process(own: Served) -> None:
+    """The last test on this server: streams are open on all paths."""
+    streams = [Stream(own) for _ in TEXT_MODELS]
+    for model, stream in zip(TEXT_MODELS, streams, strict=True):
+        stream.start(model, text_input=PROMPT, max_tokens=1500, stream=True, end_id=-1)
+        stream.next()
+    family = psutil.Process(own.pid).children(recursive=True)
+    assert len(family) >= 5, "four stubs and the step loop"
+    os.kill(own.pid, signal.SIGKILL)
+    os.waitpid(own.pid, 0)  # as the supervisor does: to the stubs an unreaped server looks alive
+    _, left = psutil.wait_procs(family, timeout=10)
+    if left:
+        import subprocess
+        for q in left: print(q.pid,q.ppid(),q.status(),q.cmdline()[1][-50:],[ (t.id,open(f'/proc/{q.pid}/task/{t.id}/wchan').read(), open(f'/proc/{q.pid}/task/{t.id}/comm').read().strip()) for t in q.threads()]); print(subprocess.run(['ls','-l',f'/proc/{q.pid}/fd'],capture_output=True,text=True).stdout[-1500:])
+    for stream in streams:
+        stream.close()
+    assert not [process.cmdline() for process in left]
