@@ -102,8 +102,10 @@ def serve_copy(artifacts: Path, name: str, *overrides: str) -> Iterator[Served]:
         yield Served(where.http, where.grpc, where.metrics, workspace, deployment.server.process.pid)
 
 
-def run_slipstream(*arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
+def run_slipstream(
+    *arguments: str, text: str = "", cwd: Path = ROOT, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, with `text` on its standard input."""
     return subprocess.run(
-        [*SLIPSTREAM, *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
+        [*SLIPSTREAM, *arguments], cwd=cwd, input=text, capture_output=True, text=True, timeout=timeout_s, check=False
     )

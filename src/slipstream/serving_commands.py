@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from contextlib import ExitStack, suppress
@@ -12,7 +13,7 @@ from slipstream import artifacts
 from slipstream.commands import Request, open_context, open_workspace, print_json, run_and_tell
 from slipstream.detach import serve_detached
 from slipstream.errors import SlipstreamError
-from slipstream.pipeline import ENGINE, Context, require, stages_for
+from slipstream.pipeline import ENGINE, REPOSITORY, Context, require, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace, find_root
 from slipstream.serve.state import ServingState, already_served, read_state
@@ -65,7 +66,7 @@ def chat(request: Request, message: str | None, max_tokens: int) -> None:
 def _serve_until_told(context: Context, request: Request, question: str | None) -> None:
     spec, workspace = context.spec, context.workspace
     with artifacts.locked(workspace.lock):
-        require(stages_for(spec)[-1], context)
+        require(REPOSITORY, context, deep=True)
         require(ENGINE, context, deep=True)
     started = time.monotonic()
     with ExitStack() as stack:
@@ -91,15 +92,22 @@ def _has_terminal() -> bool:
 
 def _talk(workspace: Workspace, grpc: str, message: str | None, max_tokens: int) -> None:
     from slipstream.client import TritonClient
-    from slipstream.client.terminal import ask, converse
+    from slipstream.client.terminal import ContextLimit, ask, converse
     from slipstream.text.chat_template import ChatTemplate
+    from slipstream.text.tokenizer import Tokenizer
 
-    template = ChatTemplate.load(workspace.model)
+    template, tokenizer = ChatTemplate.load(workspace.model), Tokenizer.load(workspace.model)
+    limit = ContextLimit(tokens=_context_tokens(workspace), count_tokens=lambda text: len(tokenizer.encode(text)))
     with TritonClient(grpc) as client:
         if message is None:
-            converse(client, template.render, max_tokens, sys.stdin, sys.stdout)
+            converse(client, template.render, max_tokens, sys.stdin, sys.stdout, limit=limit)
         else:
             ask(client, template.render([{"role": "user", "content": message}]), max_tokens, sys.stdout)
+
+
+def _context_tokens(workspace: Workspace) -> int:
+    """Prompt and output together, as the engine was built."""
+    return int(json.loads((workspace.engine / "engine.json").read_text())["context_tokens"])
 
 
 def _announce(state: ServingState, request: Request) -> None:

@@ -179,6 +179,8 @@ class DeploymentSpec(Group):
             )
         if self.runtime.exclude_input_in_output:
             raise ValueError("runtime.exclude_input_in_output is true, engine.draft needs false: prompts are echoed")
+        if not self.runtime.enable_kv_cache_reuse:
+            raise ValueError("runtime.enable_kv_cache_reuse is false, engine.draft needs true: every step resends ids")
         both = self.runtime.kv_cache_free_gpu_mem_fraction + draft.kv_cache_free_gpu_mem_fraction
         if both >= 1:
             raise ValueError(

@@ -61,6 +61,9 @@ def test_a_detached_deployment_is_listed_talked_to_and_stopped(detached: dict[st
     assert detached["gateway"] is None
     talked = run_slipstream("chat", DEFAULT, QUESTION, "--out", out)
     assert "Paris" in talked.stdout
+    conversation = run_slipstream("chat", DEFAULT, "--out", out, "--max-tokens", "16", text="My name is Ada.\nHi!\n")
+    assert conversation.returncode == 0, conversation.stderr
+    assert conversation.stdout.count("tok/s") == 2
     twice = run_slipstream("up", DEFAULT, "--out", out, *AUTO)
     assert twice.returncode == 1
     assert f"already served by process {detached['pid']}" in twice.stderr

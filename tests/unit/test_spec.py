@@ -100,6 +100,7 @@ def test_a_bad_value_is_explained(root: Path, override: str, expected: str) -> N
 
 def test_a_draft_needs_the_non_decoupled_profile(root: Path) -> None:
     assert "non-decoupled" in refusal(root, "runtime.decoupled=true", deployment=DRAFT)
+    assert "resends" in refusal(root, "runtime.enable_kv_cache_reuse=false", deployment=DRAFT)
     assert "echoed" in refusal(root, "runtime.exclude_input_in_output=true", deployment=DRAFT)
 
 

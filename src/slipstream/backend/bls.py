@@ -16,6 +16,7 @@ from typing import Any
 from slipstream.backend.bls_call import EngineCall, EngineFailedError
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
+from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings
 from slipstream.backend.tensors import RequestRefusedError
@@ -31,6 +32,7 @@ class BusinessLogic:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the tokenizer."""
+        end_with_server()
         config = ModelConfig.of(args["model_config"])
         self._decoupled = config.decoupled
         self._accumulates = config.loose_flag("accumulate_tokens", default=False)

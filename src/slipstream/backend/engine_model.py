@@ -9,6 +9,7 @@ from typing import Any
 from slipstream.backend.characters import Characters
 from slipstream.backend.engine import Engine
 from slipstream.backend.gauges import Gauges
+from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings
 from slipstream.backend.pipeline import engine_facts, kv_block_bytes
 from slipstream.backend.requests import ModelProfile, read_request
@@ -27,6 +28,7 @@ class EngineModel:
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the engine; an error here fails the load of the model."""
         self._server_process_id = os.getppid()
+        end_with_server()
         config = ModelConfig.of(args["model_config"])
         settings = PipelineSettings.of(config)
         facts = engine_facts(settings.engine_dir)

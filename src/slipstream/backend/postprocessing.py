@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.pieces_of_text import PieceDecoder
 from slipstream.backend.stop_sender import StopSender
@@ -21,6 +22,7 @@ class Postprocessing:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the tokenizer."""
+        end_with_server()
         config = ModelConfig.of(args["model_config"])
         tokenizer = Tokenizer.load(config.text("tokenizer_dir"))
         skip_special_tokens = config.loose_flag("skip_special_tokens", default=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings, read_prompt, refuse_unserved_text
 from slipstream.backend.tensors import RequestRefusedError
@@ -22,6 +23,7 @@ class Preprocessing:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Load the tokenizer."""
+        end_with_server()
         config = ModelConfig.of(args["model_config"])
         self._settings = PromptSettings(
             tokenizer=Tokenizer.load(config.text("tokenizer_dir")),
