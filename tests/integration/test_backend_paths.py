@@ -93,7 +93,7 @@ def test_the_prompt_is_echoed_or_not_as_the_request_says(served: Served, model: 
 @pytest.mark.parametrize("model", TEXT_MODELS)
 @pytest.mark.parametrize("streaming", [True, False])
 def test_counts_and_figures_are_exact(served: Served, tokenizer: Tokenizer, model: str, streaming: bool) -> None:
-    wishes = {name: True for name in ("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics")}
+    wishes = dict.fromkeys(("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics"), True)
     responses = ask(served, model, text_input=PROMPT, max_tokens=9, end_id=-1, stream=streaming, **wishes)
     assert {int(response["num_input_tokens"].item()) for response in responses} == {len(tokenizer.encode(PROMPT))}
     assert sum(int(response["num_output_tokens"].item()) for response in responses) == 9

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_accumulated_tokens_come_as_the_whole_text_so_far(own: Served) -> None:
     whole = [text([response]) for response in ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
     assert len(pieces) > 1
     assert whole[-1] == "".join(pieces)
-    assert all(later.startswith(earlier) for earlier, later in zip(whole, whole[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in pairwise(whole))
 
 
 def test_a_server_that_is_killed_leaves_no_process(own: Served) -> None:

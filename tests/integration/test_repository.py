@@ -60,5 +60,5 @@ def test_the_gpu_rendering_serves_with_the_embedded_engine_in_the_engines_slot(
     shutil.copytree(made.model_repository / "tensorrt_llm", repository / "tensorrt_llm")
 
     # Ready means that the ensemble gave a token: both renderings fit together.
-    with serving(embedded, repository, tmp_path / "run", silent) as server:
-        assert loaded_config(server.endpoints.grpc, "preprocessing").instance_group[0].count == 4
+    with serving(embedded, repository, tmp_path / "run", silent) as deployment:
+        assert loaded_config(deployment.server.endpoints.grpc, "preprocessing").instance_group[0].count == 4

@@ -29,19 +29,23 @@ class Stream:
 
         self.client = tritonclient.grpc.InferenceServerClient(served.grpc)
         self._events: Queue[Any] = Queue()
+        self._in_flight = 0
         self.client.start_stream(lambda result, error: self._events.put((result, error)))
 
     def start(self, model: str, *, request_id: str = "", **values: Any) -> None:
         """Send one request; `values` are its inputs."""
+        self._in_flight += 1
         self.client.async_stream_infer(model, inputs(values), request_id=request_id, enable_empty_final_response=True)
 
     def next(self) -> Response | None:
         """The next response, none after the last one; an error is raised."""
         result, error = self._events.get(timeout=60)
         if error is not None:
+            self._in_flight -= 1
             raise error
         message = result.get_response()
         if message.parameters["triton_final_response"].bool_param and not message.outputs:
+            self._in_flight -= 1
             return None
         if message.parameters["triton_final_response"].bool_param:
             self._events.put((_Final(), None))
@@ -52,8 +56,12 @@ class Stream:
         return list(iter(self.next, None))
 
     def close(self) -> None:
-        """Cancel what still runs."""
-        self.client.stop_stream(cancel_requests=True)
+        """Cancel what still runs.
+
+        A stream whose requests have ended is not cancelled: Triton 2.51 would keep its models now and then, and end by
+        its timeout only.
+        """
+        self.client.stop_stream(cancel_requests=self._in_flight > 0)
 
 
 class _Final:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slipstream.backend.contract import REFUSED, SERVED
+from slipstream.backend.contract import ABSENT_OUTPUTS, REFUSED, SERVED, SERVED_OUTPUTS
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.words import pack
+from slipstream.repository.contract import contract
 
 
 def a_profile(*, decoupled: bool = True, exclude: bool = True, bans_words: bool = True) -> ModelProfile:
@@ -96,6 +97,9 @@ def test_stop_words_are_read_from_their_layout() -> None:
         ({"presence_penalty": [3.0]}, "presence_penalty"),
         ({"min_tokens": [-1]}, "min_tokens"),
         ({"stop_words_list": [[[1, 2], [3, -1]]]}, "stop_words_list"),
+        ({"stop_words_list": [[[-7], [1]]]}, "stop_words_list holds -7"),
+        ({"bad_words_list": [[[100], [1]]]}, "bad_words_list holds 100"),
+        ({"end_id": [100]}, "end_id holds 100"),
         ({"prompt_table_extra_ids": [[7]]}, "prompt_table_extra_ids"),
         ({"an_unknown_tensor": [1]}, "an_unknown_tensor"),
     ],
@@ -120,8 +124,10 @@ def test_one_beam_and_false_ask_for_nothing() -> None:
     assert read(beam_width=[1], num_return_sequences=[1], return_context_logits=[False]).sampling is None
 
 
-def test_no_tensor_is_both_served_and_refused() -> None:
-    assert not SERVED & set(REFUSED)
+def test_every_tensor_of_the_published_model_is_either_served_or_not_with_a_reason() -> None:
+    published = contract()["tensorrt_llm"]
+    assert sorted([*SERVED, *REFUSED]) == sorted(tensor.name for tensor in published.inputs)
+    assert sorted([*SERVED_OUTPUTS, *ABSENT_OUTPUTS]) == sorted(tensor.name for tensor in published.outputs)
 
 
 def test_streaming_needs_a_decoupled_model() -> None:

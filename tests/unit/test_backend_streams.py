@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from slipstream.backend.characters import Characters
+from slipstream.backend.contract import SERVED_OUTPUTS
 from slipstream.backend.engine import Engine
 from slipstream.backend.messages import Cancel, Ending, FromLoop, Generate, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
@@ -166,6 +167,23 @@ def test_log_probs_of_a_stream_add_up() -> None:
     response = response_tensors(stream, piece, ALL_OUTPUTS)
     assert response["output_log_probs"].tolist() == [[[-0.25]]]
     assert response["cum_log_probs"].tolist() == [[-0.75]]
+
+
+def test_figures_are_given_with_the_last_response_when_they_are_asked_for() -> None:
+    piece, last = Piece([10], [], 0, False, 0.0), Piece([11], [], 1, True, 0.0)
+    asking, plain = a_stream(a_request(perf_metrics=True)), a_stream(a_request())
+    always = {"output_ids", "sequence_length"}
+    assert set(response_tensors(asking, piece, SERVED_OUTPUTS)) == always
+    assert set(response_tensors(plain, last, SERVED_OUTPUTS)) == always
+    figures = response_tensors(asking, last, SERVED_OUTPUTS)
+    assert set(figures) - always == {
+        "arrival_time_ns",
+        "first_token_time_ns",
+        "last_token_time_ns",
+        "acceptance_rate",
+        "total_accepted_draft_tokens",
+        "total_draft_tokens",
+    }
 
 
 def test_word_lists_survive_packing() -> None:

@@ -192,12 +192,6 @@ def test_the_streaming_profile_is_decoupled(root: Path, tmp_path: Path) -> None:
     assert "tensorrt_llm_draft_model_name" not in configs["tensorrt_llm_bls"].parameters
 
 
-def test_speculation_without_kv_reuse_is_refused(root: Path, tmp_path: Path) -> None:
-    spec = a_deployment(root, DRAFT_GPU, "runtime.enable_kv_cache_reuse=false")
-    with pytest.raises(SlipstreamError, match="enable_kv_cache_reuse is false, expected true to speculate"):
-        render_repository(spec, neutral_locations(spec), tmp_path, silent)
-
-
 def test_a_relative_engine_directory_is_refused(root: Path, tmp_path: Path) -> None:
     locations = Locations(engine_dir="build/engine", tokenizer_dir="/models/model")
     with pytest.raises(SlipstreamError, match="gpt_model_path is 'build/engine', expected an absolute path"):

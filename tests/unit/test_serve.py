@@ -21,7 +21,6 @@ from slipstream.serve.ports import endpoints, resolve_ports
 from slipstream.serve.state import ServingState, read_state, serving, this_process, write_state
 from slipstream.serve.supervise import stop_served
 from slipstream.serve.watchdog import Watchdog
-from slipstream.spec import PortsSpec
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def a_state(**changes: object) -> ServingState:
 
 def test_a_busy_port_is_reported_with_its_owner_and_the_mend(busy_port: int) -> None:
     with pytest.raises(SlipstreamError) as caught:
-        resolve_ports(PortsSpec(grpc=busy_port))
+        resolve_ports(resolve_ports("auto").model_copy(update={"grpc": busy_port}))
     assert f"port {busy_port} (runtime.ports.grpc)" in caught.value.message
     assert f"pid {os.getpid()}" in caught.value.message
     assert "runtime.ports=auto" in caught.value.mend
