@@ -110,7 +110,12 @@ class Engine:
     def checks(self) -> list[Callable[[], None]]:
         """One call each generation in flight, which ends it if its client has gone away."""
         with self._lock:
-            return [partial(self._cancel_if_abandoned, delivery) for delivery in self._in_flight.values()]
+            # Triton tells a step of the ensemble nothing once it runs: asking it would cost and find out nothing.
+            return [
+                partial(self._cancel_if_abandoned, delivery)
+                for delivery in self._in_flight.values()
+                if not delivery.stream.request.wishes.trailer
+            ]
 
     def streams(self) -> list[Stream]:
         """The generations in flight, oldest first."""
