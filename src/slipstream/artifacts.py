@@ -114,6 +114,7 @@ def locked(lock: Path, *, wait_s: float = 0) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         holder = FileLock(lock, timeout=wait_s)
         holder.acquire()
+        lock.with_suffix(".pid").write_text(str(os.getpid()))
     except Timeout as error:
         raise SlipstreamError(
             f"{lock.parent}: another slipstream (pid {_holder(lock)}) is making artifacts of this deployment",
@@ -122,7 +123,6 @@ def locked(lock: Path, *, wait_s: float = 0) -> Iterator[None]:
     except OSError as error:
         raise _write_error(lock.parent, "workspace", error) from error
     try:
-        lock.with_suffix(".pid").write_text(str(os.getpid()))
         yield
     finally:
         lock.with_suffix(".pid").unlink(missing_ok=True)

@@ -34,12 +34,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every failure that a person can mend is one message and an exit code."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
     try:
         app(args=arguments, prog_name="slipstream")
     except SlipstreamError as error:
         print(f"slipstream: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"slipstream: {where}{error.strerror or error}", file=sys.stderr)
+        print("  mend: free disk space, or make the file readable and writable", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -90,6 +96,8 @@ def up(
     ] = None,
 ) -> None:
     """Run every stage that is due, then serve."""
+    if ask is not None and json:
+        raise typer.BadParameter("--ask prints a reply and --json an object: give one of them")
     serving_commands.up(Request(deployment, sets or [], out, json), detach=detach, question=ask)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slipstream import artifacts
-from slipstream.pipeline import Context, Outcome, Stage, is_current, run_stage, stages_for
+from slipstream.errors import SlipstreamError
+from slipstream.pipeline import Context, Outcome, Stage, is_current, refuse_unbuildable, run_stage, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace, find_root
 from slipstream.serve.state import already_served, read_state
 from slipstream.spec_file import deployment_names, load_deployment, schema_text
 from slipstream.summaries import summarize
+
+_PLAIN_PATH = re.compile(r"[\w./+@%=:,-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,11 @@ class Request:
 def make(request: Request, verb: str) -> None:
     """Run the stages of one verb."""
     context = open_context(request)
+    if verb == "build":
+        refuse_unbuildable(context.spec)
     stages = [stage for stage in stages_for(context.spec) if stage.verb == verb]
+    for stage in stages:
+        stage.dependencies(context)  # a recipe that does not exist is refused before a model is fetched
     with artifacts.locked(context.workspace.lock):
         outcomes = [run_and_tell(stage, context) for stage in stages]
     if request.as_json:
@@ -70,7 +78,13 @@ def open_context(request: Request) -> Context:
 
 
 def open_workspace(out: Path | None, root: Path, name: str) -> Workspace:
-    return Workspace(directory=(out.expanduser() if out else root / "build" / name).absolute())
+    directory = (out.expanduser() if out else root / "build" / name).absolute()
+    if not _PLAIN_PATH.fullmatch(str(directory)):
+        raise SlipstreamError(
+            f"{directory}: a space or special character in the path; Triton starts its processes through a shell",
+            mend="use letters, digits and . _ - + @ % = : , only, or give another directory with --out",
+        )
+    return Workspace(directory=directory)
 
 
 def run_and_tell(stage: Stage, context: Context) -> Outcome:

@@ -17,7 +17,7 @@ def serve_detached(workspace: Workspace, deployment: str, sets: Sequence[str], r
     """Start `slipstream serve` in a session of its own; return when it serves, raise with its reason if it ends."""
     workspace.run.mkdir(parents=True, exist_ok=True)
     log = workspace.run / "serve.log"
-    command = [sys.executable, "-m", "slipstream", "serve", deployment, "--out", str(workspace.directory)]
+    command = [sys.executable, "-P", "-m", "slipstream", "serve", deployment, "--out", str(workspace.directory)]
     for override in sets:
         command += ["--set", override]
     with log.open("wb") as stream:
@@ -28,7 +28,7 @@ def serve_detached(workspace: Workspace, deployment: str, sets: Sequence[str], r
     try:
         while process.poll() is None:
             state = read_state(workspace.run)
-            if state is not None and state.pid == process.pid:
+            if state is not None and state.pid == process.pid and state.is_ready:
                 return state
             report(f"starting ({time.monotonic() - started:.0f} s)")
             time.sleep(0.2)

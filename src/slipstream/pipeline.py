@@ -114,6 +114,16 @@ def stages_for(spec: DeploymentSpec) -> tuple[Stage, ...]:
     return (MODEL, CHECKPOINT, ENGINE, GPU_REPOSITORY)
 
 
+def refuse_unbuildable(spec: DeploymentSpec) -> None:
+    """Raise for a target whose engine is not built, or served, from here."""
+    if spec.engine.target != "openvino":
+        raise SlipstreamError(
+            f"engine.target is {spec.engine.target}: it is built and served in the GPU container, which this version"
+            " does not drive yet",
+            mend=f"slipstream render {spec.name} writes its model repository",
+        )
+
+
 def _current(stage: Stage, context: Context) -> Artifact | None:
     try:
         return artifacts.read(stage.path(context), stage.dependencies(context), mend=stage.mend(context))
@@ -189,11 +199,7 @@ def _engine_fields(context: Context) -> Mapping[str, Any]:
 
 def _make_engine(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
     spec = context.spec
-    if spec.engine.target != "openvino":
-        raise SlipstreamError(
-            f"engine.target is {spec.engine.target}: trtllm-build needs the GPU container, this version renders only",
-            mend=f"slipstream render {spec.name}; or use a deployment with engine.target: openvino",
-        )
+    refuse_unbuildable(spec)
     from slipstream.engine.openvino import build_engine
 
     workspace = context.workspace

@@ -13,24 +13,25 @@ from slipstream import artifacts
 from slipstream.commands import Request, open_context, open_workspace, print_json, run_and_tell
 from slipstream.detach import serve_detached
 from slipstream.errors import SlipstreamError
-from slipstream.pipeline import ENGINE, REPOSITORY, Context, require, stages_for
+from slipstream.pipeline import ENGINE, REPOSITORY, Context, refuse_unbuildable, require, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace, find_root
-from slipstream.serve.state import ServingState, already_served, read_state
+from slipstream.serve.state import ServingState, already_served, read_state, serving
 from slipstream.serve.supervise import served, stop_served, supervise
+from slipstream.spec_file import load_deployment
 
 
 def serve(request: Request) -> None:
     """Serve what has been built; nothing is made."""
     context = open_context(request)
-    _refuse_gpu(context)
+    refuse_unbuildable(context.spec)
     _serve_until_told(context, request, question=None)
 
 
 def up(request: Request, *, detach: bool, question: str | None) -> None:
     """Run every stage that is due, then serve."""
     context = open_context(request)
-    _refuse_gpu(context)
+    refuse_unbuildable(context.spec)
     if read_state(context.workspace.run) is not None:
         raise already_served(context.workspace.run, context.spec.name)
     with artifacts.locked(context.workspace.lock):
@@ -40,6 +41,8 @@ def up(request: Request, *, detach: bool, question: str | None) -> None:
         with reporting("triton") as report:
             state = serve_detached(context.workspace, request.deployment, request.sets, report)
         _announce(state, request)
+        if question is not None:
+            _talk(context.workspace, state.triton_grpc, question, max_tokens=128)
     else:
         _serve_until_told(context, request, question)
 
@@ -58,18 +61,20 @@ def chat(request: Request, message: str | None, max_tokens: int) -> None:
     """Talk to a served deployment: one question, or a conversation."""
     name, workspace = _named(request)
     state = read_state(workspace.run)
-    if state is None:
+    if state is None or not state.is_ready:
         raise SlipstreamError(f"{name} is not served", mend=f"start it: slipstream up {name} --detach")
     _talk(workspace, state.triton_grpc, message, max_tokens)
 
 
 def _serve_until_told(context: Context, request: Request, question: str | None) -> None:
     spec, workspace = context.spec, context.workspace
-    with artifacts.locked(workspace.lock):
-        require(REPOSITORY, context, deep=True)
-        require(ENGINE, context, deep=True)
     started = time.monotonic()
     with ExitStack() as stack:
+        with artifacts.locked(workspace.lock):
+            require(REPOSITORY, context, deep=True)
+            require(ENGINE, context, deep=True)
+            # Before the lock on the artifacts is let go: nobody may replace them under a server that is starting.
+            stack.enter_context(serving(workspace.run, spec.name))
         with reporting("triton") as report:
             deployment = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
         where = deployment.server.endpoints
@@ -124,15 +129,10 @@ def _log(message: str) -> None:
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), message, file=sys.stderr, flush=True)
 
 
-def _refuse_gpu(context: Context) -> None:
-    if context.spec.engine.target != "openvino":
-        raise SlipstreamError(
-            f"engine.target is {context.spec.engine.target}: it is built and served in the GPU container,"
-            " which this version does not drive yet",
-            mend=f"slipstream render {context.spec.name} writes its model repository",
-        )
-
-
 def _named(request: Request) -> tuple[str, Workspace]:
     name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
-    return name, open_workspace(request.out, find_root(Path.cwd()), name)
+    root = find_root(Path.cwd())
+    workspace = open_workspace(request.out, root, name)
+    if not workspace.directory.is_dir():
+        load_deployment(request.deployment, root=root)  # a name that was mistyped is refused with the known ones
+    return name, workspace

@@ -18,6 +18,13 @@ from slipstream.spec import DeploymentSpec
 MAX_SPEC_BYTES = 1 << 20
 SCHEMA_FILE = Path("deployments") / "schema.json"
 
+_MAX_INT_BITS = 64
+_EXCERPT_CHARACTERS = 60
+_KEY_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "value"))  # name, << and =
+# What PyYAML lets through from int(), datetime.date() and its own lookups, on a value that its tag does not fit.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError)
+
 
 def load_deployment(reference: str, overrides: Sequence[str] = (), *, root: Path) -> DeploymentSpec:
     """The spec of `reference` (a name under `deployments/` or a path), with `KEY=VALUE` overrides applied.
@@ -82,35 +89,61 @@ def _read(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice: YAML would silently keep the last."""
+    """SafeLoader that says where a value cannot be read, and refuses keys that YAML would silently drop or retype."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > _MAX_INT_BITS:
+                raise ValueError("too large")
+        except _UNREADABLE as error:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{_excerpt(str(node.value))!r} cannot be read as {kind}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
+        if isinstance(node, yaml.MappingNode):  # a tag such as !!map can claim it of any node; super() refuses that
+            _check_keys([key for key, _ in node.value])
         return super().construct_mapping(node, deep)
+
+
+def _check_keys(keys: Sequence[yaml.Node]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        name = _excerpt(str(key.value)) if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
+            raise yaml.MarkedYAMLError(problem=f"a key must be text, found {name}", problem_mark=key.start_mark)
+        if key.value in seen:
+            raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
+        seen.add(key.value)
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT_CHARACTERS else f"{text[:_EXCERPT_CHARACTERS]}…"
 
 
 def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """The settings, and the line (from 1) of each field."""
+    lines: dict[tuple[str, ...], int] = {}
     try:
-        node = yaml.compose(text, Loader=_Loader)
         settings = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        problem = getattr(error, "problem", error)
-        raise SpecError(f"{path}{line}: not valid YAML: {problem}", mend="correct it") from error
-    except RecursionError as error:
-        raise SpecError(f"{path}: nested too deeply", mend="write one value per field") from error
+        _collect_lines(yaml.compose(text, Loader=_Loader), (), lines)
+    except _NOT_YAML as error:
+        raise _not_yaml(str(path), error) from error
     if not isinstance(settings, dict):
         found = type(settings).__name__
         raise SpecError(f"{path}: a mapping is expected, found {found}", mend="start from a file in deployments/")
-    lines: dict[tuple[str, ...], int] = {}
-    _collect_lines(node, (), lines)
     return settings, lines
+
+
+def _not_yaml(where: str, error: Exception, *, has_lines: bool = True) -> SpecError:
+    if isinstance(error, RecursionError):
+        return SpecError(f"{where}: nested too deeply, or within itself", mend="write one value per field")
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark and has_lines else ""
+    problem = getattr(error, "problem", None) or error
+    return SpecError(f"{where}{line}: not valid YAML: {problem}", mend="correct it; quote what is meant as text")
 
 
 def _collect_lines(node: yaml.Node | None, prefix: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
@@ -135,8 +168,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         group = inner
     try:
         group[fields[-1]] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: the value is not valid YAML", mend="quote the value") from error
+    except _NOT_YAML as error:
+        raise _not_yaml(f"--set {_excerpt(override)}", error, has_lines=False) from error
 
 
 def _explain(path: Path, lines: Mapping[tuple[str, ...], int], error: ValidationError) -> list[str]:

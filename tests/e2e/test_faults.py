@@ -16,7 +16,7 @@ from slipstream.client import TritonClient
 from slipstream.errors import SlipstreamError
 from tests.conftest import DEFAULT, copy_artifacts, run_slipstream
 
-RECOVERY_LIMIT_S = 60  # generous: the machine is shared; perf/recovery.py measures
+RECOVERY_LIMIT_S = 60  # generous: the machine is shared
 
 
 @dataclass(frozen=True)

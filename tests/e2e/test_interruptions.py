@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import DEFAULT, ROOT, SLIPSTREAM, copy_artifacts
+from tests.conftest import DEFAULT, ROOT, SLIPSTREAM, copy_artifacts, run_slipstream
 
 
 class Command:
@@ -125,3 +125,24 @@ def assert_gone(command: Command, workspace: Path) -> None:
     _, alive = psutil.wait_procs(command.family, timeout=5)
     assert alive == []
     assert shared_memory(command.process.pid) == []
+
+
+def test_two_runs_on_one_deployment_do_not_meet(workspace: Path) -> None:
+    (workspace / "checkpoint" / "manifest.json").unlink()
+    command = Command("quantize", DEFAULT, "--out", str(workspace))
+    command.wait_for("loading the model")
+    refused = run_slipstream("quantize", DEFAULT, "--out", str(workspace))
+    assert refused.returncode == 1
+    assert f"another slipstream (pid {command.process.pid}) is making artifacts" in refused.stderr
+    assert command.interrupt(signal.SIGTERM) == 130
+
+
+def test_a_server_that_is_starting_can_be_stopped_and_its_artifacts_are_safe(workspace: Path) -> None:
+    command = Command("up", DEFAULT, "--out", str(workspace), "--set", "runtime.ports=auto")
+    command.wait_for("loading models")
+    replaced = run_slipstream("render", DEFAULT, "--out", str(workspace), "--set", "runtime.execution=accuracy")
+    assert replaced.returncode == 1
+    assert "already served" in replaced.stderr
+    stopped = run_slipstream("down", DEFAULT, "--out", str(workspace), "--json")
+    assert json.loads(stopped.stdout)["stopped"] is True
+    assert_gone(command, workspace)

@@ -82,9 +82,21 @@ def test_many_streams_at_once_all_come_whole_and_in_order(served: Served) -> Non
 
 @pytest.fixture(scope="module")
 def own(artifacts: Path) -> Iterator[Served]:
-    """A server that a test may change and kill."""
-    with serve_copy(artifacts, "own") as server:
+    """A server that a test may change and kill; its engine runs two requests at once."""
+    with serve_copy(artifacts, "own", "engine.max_batch_size=2") as server:
         yield server
+
+
+def test_a_third_request_begins_when_one_of_two_has_ended(own: Served) -> None:
+    streams = [Stream(own) for _ in range(3)]
+    for stream in streams:
+        stream.start(TEXT_MODELS[1], text_input=PROMPT, max_tokens=40, stream=True, end_id=-1, return_perf_metrics=True)
+    ends = [stream.rest()[-1] for stream in streams]
+    for stream in streams:
+        stream.close()
+    began = sorted(end["first_token_time_ns"].item() for end in ends)
+    ended = sorted(end["last_token_time_ns"].item() for end in ends)
+    assert began[1] < ended[0] <= began[2]
 
 
 def test_accumulated_tokens_come_as_the_whole_text_so_far(own: Served) -> None:

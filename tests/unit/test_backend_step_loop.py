@@ -58,9 +58,9 @@ class FakePipeline:
 
 
 @contextmanager
-def a_running_loop() -> Iterator[Any]:
+def a_running_loop(*, max_batch_size: int = 8) -> Iterator[Any]:
     ours, theirs = Pipe()
-    thread = threading.Thread(target=StepLoop(FakePipeline, theirs).run)
+    thread = threading.Thread(target=StepLoop(FakePipeline, theirs, max_batch_size=max_batch_size).run)
     thread.start()
     assert ours.recv() == Ready(1024)
     yield ours
@@ -80,6 +80,15 @@ def collect(channel: Any, handle: int) -> list[Tokens]:
     while not got or got[-1].ending is None:
         assert channel.poll(5), f"the loop went silent after {got}"
         got += [tokens for tokens in channel.recv().tokens if tokens.handle == handle]
+    return got
+
+
+def collect_all(channel: Any, *handles: int) -> list[Tokens]:
+    """Everything in the order it came, up to the last of the endings."""
+    got: list[Tokens] = []
+    while not set(handles) <= {tokens.handle for tokens in got if tokens.ending is not None}:
+        assert channel.poll(5), f"the loop went silent after {got}"
+        got += channel.recv().tokens
     return got
 
 
@@ -121,5 +130,46 @@ def test_a_request_that_the_pipeline_refuses_fails_alone() -> None:
     with a_running_loop() as channel:
         channel.send(a_generation(1, prompt=99))
         assert collect(channel, 1)[-1].ending is Ending.FAILED
+        channel.send(a_generation(2))
+        assert collect(channel, 2)[-1].ending is Ending.LENGTH
+
+
+def test_a_request_over_the_limit_waits_until_one_before_it_has_ended() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        for handle in (1, 2, 3):
+            channel.send(a_generation(handle))
+        got = collect_all(channel, 1, 2, 3)
+    assert [tokens.handle for tokens in got] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_as_many_as_the_limit_run_together() -> None:
+    with a_running_loop(max_batch_size=2) as channel:
+        channel.send(a_generation(1, tokens=10**9))
+        channel.send(a_generation(2))
+        assert collect(channel, 2)[-1].ending is Ending.LENGTH
+
+
+def test_a_waiting_request_is_cancelled_at_once_and_never_begins() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, tokens=10**9))
+        channel.send(a_generation(2))
+        channel.send(a_generation(3))
+        channel.send(Cancel(2))
+        assert collect(channel, 2) == [Tokens(2, [], None, Ending.CANCELLED)]
+        channel.send(Cancel(1))
+        assert [tokens.handle for tokens in collect_all(channel, 3) if tokens.handle != 1] == [3, 3, 3]
+
+
+def test_a_step_that_throws_leaves_the_waiting_requests_to_the_next_pipeline() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=13))
+        channel.send(a_generation(2))
+        got = collect_all(channel, 1, 2)
+    assert [tokens.ending for tokens in got if tokens.ending is not None] == [Ending.FAILED, Ending.LENGTH]
+
+
+def test_a_refused_request_makes_room_for_the_next() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=99))
         channel.send(a_generation(2))
         assert collect(channel, 2)[-1].ending is Ending.LENGTH

@@ -217,8 +217,8 @@ class FakeLoop:
     def forget(self) -> None:
         pass
 
-    def say(self, *tokens: Tokens) -> None:
-        self._said.put(Step(list(tokens), 0.5))
+    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5) -> None:
+        self._said.put(Step(list(tokens), kv_cache_usage))
 
     def die(self) -> None:
         self._said.put(None)
@@ -246,7 +246,8 @@ class Bench:
     def __init__(self, *, max_queue_size: int = 0) -> None:
         self.loops: list[FakeLoop] = []
         limits = Limits(max_input_len=9, max_seq_len=10, max_batch_size=1, max_queue_size=max_queue_size, vocab_size=99)
-        self.engine = Engine(self._open, limits=limits, vocabulary=None, changed=threading.Event())
+        self.changed = threading.Event()
+        self.engine = Engine(self._open, limits=limits, vocabulary=None, changed=self.changed)
 
     def _open(self) -> FakeLoop:
         self.loops.append(FakeLoop())
@@ -278,6 +279,21 @@ def test_a_stop_word_tells_the_loop_to_stop_and_later_tokens_are_dropped() -> No
     bench.loops[0].say(Tokens(handle, [12]))
     bench.engine.close()
     assert reply.pieces.empty()
+
+
+def test_a_cache_that_becomes_free_after_a_stop_word_is_told() -> None:
+    bench, reply = Bench(), FakeReply()
+    handle = bench.engine.submit(with_stop_words(((11,),)), reply)
+    bench.loops[0].say(Tokens(handle, [11]))
+    assert reply.pieces.get(timeout=5).is_last
+    bench.loops[0].say(kv_cache_usage=0.25)
+    while bench.engine.kv_cache_usage != 0.25:
+        time.sleep(0.001)  # then the thread is done with the end
+    bench.changed.clear()
+    bench.loops[0].say(Tokens(handle, [], ending=Ending.CANCELLED), kv_cache_usage=0.0)
+    assert bench.changed.wait(5)
+    assert bench.engine.kv_cache_usage == 0.0
+    bench.engine.close()
 
 
 def test_an_abandoned_request_is_cancelled_and_a_watched_one_is_not() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from slipstream import commands
 from slipstream.cli import main
 
 DEFAULT = "smollm2-135m-cpu"
@@ -93,3 +95,42 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for verb in ("quantize", "build", "render", "serve", "up", "down", "status", "chat", "schema"):
         assert verb in out
+
+
+def test_a_path_that_a_shell_would_read_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "render", DEFAULT, "--out", str(tmp_path / "my $(touch x) project"))
+    assert code == 1
+    assert "special character in the path" in err
+
+
+def test_down_of_a_mistyped_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "down", "smollm2-135m-cpuu")
+    assert code == 2
+    assert f"did you mean {DEFAULT}?" in err
+
+
+def test_a_full_disk_is_one_message(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr(commands, "print_json", full)
+    code, _, err = run(capsys, "status", "--json")
+    assert code == 1
+    assert f"{tmp_path / 'x'}: No space left on device" in err
+    assert "Traceback" not in err
+
+
+def test_a_recipe_that_does_not_exist_is_refused_before_the_model_is_fetched(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, "quantize", "llama-3.1-8b-fp8-h100", "--out", str(tmp_path))
+    assert code == 2
+    assert "there is no recipe 'fp8'" in err
+
+
+def test_gpu_engines_are_not_built_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "build", "llama-3.1-8b-fp8-h100", "--out", str(tmp_path))
+    assert code == 1
+    assert "GPU container" in err

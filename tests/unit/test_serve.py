@@ -130,11 +130,17 @@ def test_the_installation_holds_the_fitting_stub_and_no_secret(tmp_path: Path, m
 class FakeHealth:
     """Answers as told."""
 
-    def __init__(self, *, has_token: bool) -> None:
+    def __init__(self, *, has_token: bool, is_busy: bool) -> None:
         self.has_token = has_token
+        self.is_busy = is_busy
+        self.steps = 0.0
 
     def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
         return self.has_token
+
+    def iterations(self) -> float | None:
+        self.steps += self.is_busy
+        return self.steps
 
 
 @pytest.fixture
@@ -156,12 +162,21 @@ def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def a_watchdog(*, has_token: bool = True, probe_period_s: float = 100) -> Watchdog:
-    return Watchdog(os.getpid(), FakeHealth(has_token=has_token), probe_period_s)  # type: ignore[arg-type]
+def a_watchdog(*, has_token: bool = True, is_busy: bool = False, probe_period_s: float = 100) -> Watchdog:
+    health = FakeHealth(has_token=has_token, is_busy=is_busy)
+    return Watchdog(os.getpid(), health, probe_period_s)  # type: ignore[arg-type]
+
+
+def complaint_after_a_probe(watchdog: Watchdog) -> str | None:
+    """What the watchdog says when it has asked once."""
+    assert watchdog.complaint() is None  # it asks in the background
+    assert watchdog._probe is not None
+    watchdog._probe.exception(timeout=10)
+    return watchdog.complaint()
 
 
 def test_live_stubs_that_give_tokens_are_no_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    assert a_watchdog(probe_period_s=0).complaint() is None
+    assert complaint_after_a_probe(a_watchdog(probe_period_s=0)) is None
 
 
 def test_the_model_of_a_dead_stub_is_named(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
@@ -173,9 +188,15 @@ def test_the_model_of_a_dead_stub_is_named(stubs: dict[str, subprocess.Popen[byt
 
 
 def test_a_server_without_a_token_is_a_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    watchdog = a_watchdog(has_token=False, probe_period_s=0)
-    assert watchdog.complaint() == "no token came within 30 s"
+    complaint = complaint_after_a_probe(a_watchdog(has_token=False, probe_period_s=0))
+    assert complaint == "no token came within 30 s, and the engine made no step"
+
+
+def test_an_engine_that_works_for_others_is_no_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
+    assert complaint_after_a_probe(a_watchdog(has_token=False, is_busy=True, probe_period_s=0)) is None
 
 
 def test_a_probe_waits_for_its_period(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    assert a_watchdog(has_token=False, probe_period_s=100).complaint() is None
+    watchdog = a_watchdog(has_token=False, probe_period_s=100)
+    assert watchdog.complaint() is None
+    assert watchdog._probe is None

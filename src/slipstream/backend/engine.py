@@ -75,12 +75,12 @@ class Engine:
         self._open_loop = open_loop
         self._limits = limits
         self._vocabulary = vocabulary
-        self._changed = changed  # set after a request began or ended
+        self._changed = changed  # set after a request began or ended, and when the KV cache has become free
         self._handles = itertools.count(1)
         self._in_flight: dict[int, _Delivery] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        self.kv_cache_usage = 0.0
+        self.kv_cache_usage = 0.0  # share of the KV cache in use, 0..1
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
         self._thread.start()
@@ -160,7 +160,7 @@ class Engine:
     def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:
         if not isinstance(message, Step):
             return
-        self.kv_cache_usage = message.kv_cache_usage
+        self._note_usage(message.kv_cache_usage)
         for tokens in message.tokens:
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
@@ -168,6 +168,12 @@ class Engine:
             touched[tokens.handle] = delivery
             if delivery.stream.push(tokens):
                 self.cancel(tokens.handle)
+
+    def _note_usage(self, usage: float) -> None:
+        has_become_free = usage == 0.0 < self.kv_cache_usage
+        self.kv_cache_usage = usage
+        if has_become_free:  # after a stop word this comes when the request has ended here already
+            self._changed.set()
 
     def _send(self, delivery: _Delivery) -> None:
         stream = delivery.stream
@@ -188,6 +194,7 @@ class Engine:
         """After the loop's death: fail what was in flight, open a new one; false when the model is being unloaded."""
         if self._is_closing.is_set():
             return False
+        self.kv_cache_usage = 0.0
         self._fail_all("the engine's process died and is being restarted: send the request again")
         self._loop.close()
         self._loop.forget()

@@ -38,11 +38,15 @@ class Gauges:
         self._metrics: dict[_Key, Any] = {}
         self._last: dict[_Key, float] = {}
 
-    def refresh(self, streams: Sequence[Stream]) -> None:
-        """Set every gauge to what `streams`, all that are in flight, come to."""
+    def refresh(self, streams: Sequence[Stream], kv_cache_usage: float) -> None:
+        """Set every gauge to what `streams`, all that are in flight, come to.
+
+        `kv_cache_usage` is the pipeline's own share, 0..1. It is 0 when nothing runs: the prefix cache of a drained
+        pipeline does not count as used.
+        """
         generating = sum(stream.tokens_generated > 0 for stream in streams)
         scheduled = min(len(streams), self._limits.max_batch_size)
-        used_blocks = sum(-(-stream.kv_cache_tokens // KV_BLOCK_TOKENS) for stream in streams)
+        used_blocks = round(kv_cache_usage * self._max_kv_blocks)
         requests = {
             "active": len(streams),
             "max": self._limits.max_batch_size,

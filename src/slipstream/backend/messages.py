@@ -58,7 +58,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From the loop: what one step, or a change between two steps, brought."""
+    """From the loop: what one step, or a change between two steps, brought.
+
+    `kv_cache_usage` is 0 when nothing runs: the prefix cache of a drained pipeline does not count as used.
+    """
 
     tokens: list[Tokens]
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1

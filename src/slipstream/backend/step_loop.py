@@ -9,11 +9,12 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
-from slipstream.backend.messages import Broken, Cancel, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
+from slipstream.backend.messages import Broken, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
 from slipstream.backend.pipeline import Generation, Pipeline
 
 Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
@@ -22,12 +23,16 @@ Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
 class StepLoop:
     """Takes requests from `channel`, steps while there are any, and sends what each step brings.
 
-    An exception in a step fails the requests in flight and opens the pipeline anew; idle, the loop blocks.
+    At most `max_batch_size` run, and the others wait in the order they came: OpenVINO ignores its own limit of
+    sequences when it splits prompts. An exception in a step fails the requests that run and opens the pipeline anew;
+    those that wait stay. Idle, the loop blocks.
     """
 
-    def __init__(self, open_pipeline: Callable[[], Pipeline], channel: Channel) -> None:
+    def __init__(self, open_pipeline: Callable[[], Pipeline], channel: Channel, *, max_batch_size: int) -> None:
         self._open_pipeline = open_pipeline
         self._channel = channel
+        self._max_batch_size = max_batch_size
+        self._waiting: deque[Generate] = deque()
         self._running: dict[int, Generation] = {}
 
     def run(self) -> None:
@@ -37,6 +42,7 @@ class StepLoop:
             self._channel.send(Ready(self._pipeline.kv_cache_bytes()))
             while True:
                 self._take_messages()
+                self._begin_waiting()
                 if self._running:
                     self._step()
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -44,12 +50,16 @@ class StepLoop:
 
     def _take_messages(self) -> None:
         """Take all that has come; wait for more only when there is nothing to do."""
-        while not self._running or self._channel.poll():
+        while not (self._running or self._waiting) or self._channel.poll():
             message = self._channel.recv()
             if isinstance(message, Generate):
-                self._begin(message)
+                self._waiting.append(message)
             else:
-                self._cancel(message)
+                self._cancel(message.handle)
+
+    def _begin_waiting(self) -> None:
+        while self._waiting and len(self._running) < self._max_batch_size:
+            self._begin(self._waiting.popleft())
 
     def _begin(self, request: Generate) -> None:
         try:
@@ -57,14 +67,22 @@ class StepLoop:
         except RuntimeError as error:  # the pipeline's only exception type
             self._end(request.handle, Ending.FAILED, f"the engine refused the request: {_first_line(error)}")
 
-    def _cancel(self, message: Cancel) -> None:
-        generation = self._running.pop(message.handle, None)
-        if generation is None:
+    def _cancel(self, handle: int) -> None:
+        generation = self._running.pop(handle, None)
+        if generation is not None:
+            generation.cancel()
+            if not self._running:
+                self._step_quietly()  # the pipeline frees a cancelled request's blocks in its next step
+        elif not self._stop_waiting(handle):
             return  # it ended while the message was on its way
-        generation.cancel()
-        if not self._running:
-            self._step_quietly()  # the pipeline frees a cancelled request's blocks in its next step
-        self._end(message.handle, Ending.CANCELLED)
+        self._end(handle, Ending.CANCELLED)
+
+    def _stop_waiting(self, handle: int) -> bool:
+        request = next((request for request in self._waiting if request.handle == handle), None)
+        if request is None:
+            return False
+        self._waiting.remove(request)
+        return True
 
     def _step(self) -> None:
         try:
@@ -86,7 +104,7 @@ class StepLoop:
             self._start_over(error)
 
     def _start_over(self, error: RuntimeError) -> None:
-        """Nothing is known about a pipeline that threw: answer its requests and open a new one."""
+        """Nothing is known about a pipeline that threw: answer its requests and open a new one for those that wait."""
         traceback.print_exc(file=sys.stderr)
         failure = f"the engine failed in a step and was restarted: {_first_line(error)}"
         failed = [Tokens(handle, [], None, Ending.FAILED, failure) for handle in self._running]
@@ -99,7 +117,8 @@ class StepLoop:
         self._channel.send(Step([Tokens(handle, [], None, ending, failure)], self._usage()))
 
     def _usage(self) -> float:
-        # The pipeline keeps reporting its last step after it has drained.
+        # The pipeline keeps reporting its last step after it has drained: what it then holds is the prefix cache, which
+        # gives way to the next request.
         return self._pipeline.kv_cache_usage() if self._running else 0.0
 
 
@@ -116,7 +135,7 @@ def main() -> None:
     channel = Connection(int(sys.argv[1]))
     settings = channel.recv()
     try:
-        StepLoop(lambda: OpenVinoPipeline(settings), channel).run()
+        StepLoop(lambda: OpenVinoPipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
     except (RuntimeError, SlipstreamError, KeyError) as error:
         traceback.print_exc(file=sys.stderr)
         channel.send(Broken(str(error)))

@@ -25,7 +25,8 @@ class StepProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [_python(), "-m", "slipstream.backend.step_loop", str(theirs.fileno())],
+                # -P: a file in the current directory must not stand in for a module.
+                [_python(), "-P", "-m", "slipstream.backend.step_loop", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,

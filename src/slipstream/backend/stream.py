@@ -82,11 +82,6 @@ class Stream:
         """Responses with tokens have gone out."""
         return self._tokens_sent > 0
 
-    @property
-    def kv_cache_tokens(self) -> int:
-        """Tokens whose keys and values the engine holds for this generation."""
-        return len(self.request.prompt_ids) + self.tokens_generated if self.tokens_generated else 0
-
     def push(self, tokens: Tokens) -> bool:
         """Take what a step brought; true if a stop word ended the output, which the engine must then be told."""
         ids = tokens.ids

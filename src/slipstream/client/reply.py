@@ -12,6 +12,7 @@ from slipstream.client.tensors import first_text, ints, raw_outputs
 from slipstream.client.values import Chunk, Completion, Finish
 
 _FIRST_RETRY_S = 0.05
+_SHORTEST_SPAN_MS = 100.0  # chunks closer than this came in one burst: their times tell of the network, not of decoding
 
 
 class Reply:
@@ -139,5 +140,5 @@ def _sum(counts: list[int | None]) -> int | None:
 
 def _decode_speed(chunks: list[Chunk]) -> float | None:
     tokens = _sum([chunk.output_tokens for chunk in chunks[1:]])
-    seconds = (chunks[-1].at_ms - chunks[0].at_ms) / 1000 if chunks else 0.0
-    return tokens / seconds if tokens and seconds > 0 else None
+    span_ms = chunks[-1].at_ms - chunks[0].at_ms if chunks else 0.0
+    return 1000 * tokens / span_ms if tokens and span_ms >= _SHORTEST_SPAN_MS else None

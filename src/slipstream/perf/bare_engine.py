@@ -38,7 +38,7 @@ class BareEngine:
     def __init__(self, settings: PipelineSettings) -> None:
         facts = {**asdict(settings), "engine_dir": str(settings.engine_dir)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "slipstream.perf.bare_engine", json.dumps(facts)],
+            [sys.executable, "-P", "-m", "slipstream.perf.bare_engine", json.dumps(facts)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

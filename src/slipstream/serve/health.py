@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,35 @@ from typing import Any
 _PROBE = {"text_input": "Hello", "max_tokens": 1, "stream": False}
 
 
+_ITERATIONS = re.compile(
+    r'^nv_trt_llm_general_metrics\{[^}]*general_type="iteration_counter"[^}]*\} (\S+)$', re.MULTILINE
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Asks one Triton server over HTTP; `address` is host:port."""
+    """Asks one Triton server; addresses are host:port."""
 
     address: str
+    metrics_address: str
 
     def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
         """Whether `model` generates a token within `timeout_s`."""
         status, body = self._post(f"/v2/models/{model}/generate", _PROBE, timeout_s)
         # Triton answers some failures of decoupled models with 200 and an error in the body.
         return status == http.client.OK and "text_output" in body and "error" not in body
+
+    def iterations(self) -> float | None:
+        """How many steps the engine has made; None if the server does not say."""
+        connection = http.client.HTTPConnection(self.metrics_address, timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            found = _ITERATIONS.search(connection.getresponse().read().decode())
+            return float(found[1]) if found else None
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
 
     def _post(self, path: str, body: Mapping[str, Any], timeout_s: float) -> tuple[int, dict[str, Any]]:
         """Status and JSON body; status 0 when there was no answer."""

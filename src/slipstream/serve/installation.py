@@ -76,6 +76,7 @@ def _environment(wheel: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": os.pathsep.join([str(libraries), str(_libpython())]),
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a yaml.py in the current directory is not the yaml that is meant
         "PYTHONDONTWRITEBYTECODE": "1",  # a model repository is an artifact: nothing is added to it
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

@@ -28,16 +28,20 @@ class ServingState:
     triton_grpc: str
     triton_metrics: str
     gateway: str | None = None
+    is_ready: bool = False  # a token has come out
 
 
 def write_state(run: Path, state: ServingState) -> None:
     temporary = run / f".{_STATE}.partial"
-    temporary.write_text(json.dumps(asdict(state), indent=2) + "\n")
-    temporary.rename(run / _STATE)
+    try:
+        temporary.write_text(json.dumps(asdict(state), indent=2) + "\n")
+        temporary.rename(run / _STATE)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_state(run: Path) -> ServingState | None:
-    """The state of a deployment that is served right now, else None."""
+    """The state of a deployment that is starting or served right now, else None."""
     try:
         state = ServingState(**json.loads((run / _STATE).read_text()))
     except (OSError, ValueError, TypeError):

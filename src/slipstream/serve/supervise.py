@@ -49,28 +49,33 @@ class ServedDeployment:
 
 @contextmanager
 def served(spec: DeploymentSpec, repository: Path, run: Path, report: Reporter) -> Iterator[ServedDeployment]:
-    """A deployment that has given its first token; whatever happens in the block, nothing of it stays."""
-    with states.serving(run, spec.name):
-        sweep_orphans()
-        ports = resolve_ports(spec.runtime.ports)
-        deployment = ServedDeployment(spec, repository, run, ports, start_triton(repository, ports, run))
-        try:
-            deployment.server.wait_until_ready(spec.runtime.startup_timeout_s, report)
-            states.write_state(run, _state(deployment))
-            yield deployment
-        finally:
-            with _undisturbed():
-                deployment.server.stop()
+    """A deployment that has given its first token; whatever happens in the block, nothing of it stays.
+
+    Hold `state.serving` around it wherever another process could serve from `run`.
+    """
+    sweep_orphans()
+    ports = resolve_ports(spec.runtime.ports)
+    deployment = ServedDeployment(spec, repository, run, ports, start_triton(repository, ports, run))
+    try:
+        states.write_state(run, _state(deployment, is_ready=False))
+        deployment.server.wait_until_ready(spec.runtime.startup_timeout_s, report)
+        states.write_state(run, _state(deployment, is_ready=True))
+        yield deployment
+    finally:
+        with _undisturbed():
+            deployment.server.stop()
 
 
-def supervise(deployment: ServedDeployment, log: Callable[[str], None]) -> None:
-    """Watch the server, and replace it when it is dead or mute, until this process is interrupted.
+def supervise(
+    deployment: ServedDeployment, log: Callable[[str], None], *, until: Callable[[], bool] = lambda: False
+) -> None:
+    """Watch the server, and replace it when it is dead or mute, `until` something or an interruption of this process.
 
     Raises SlipstreamError when a replacement does not come up, or when replacing does not help.
     """
     faults: list[float] = []
     watchdog = _watchdog(deployment)
-    while True:
+    while not until():
         complaint = _complaint(deployment.server, watchdog)
         if complaint is not None:
             log(f"{complaint}: replacing the server")
@@ -80,6 +85,7 @@ def supervise(deployment: ServedDeployment, log: Callable[[str], None]) -> None:
                     f"{len(faults)} faults within {_FAULT_WINDOW_S:g} s, the last: {complaint}",
                     mend=f"read {deployment.server.log}",
                 )
+            watchdog.close()
             deployment.restart(log)
             watchdog = _watchdog(deployment)
         time.sleep(_LOOK_PERIOD_S)
@@ -126,7 +132,7 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _state(deployment: ServedDeployment) -> states.ServingState:
+def _state(deployment: ServedDeployment, *, is_ready: bool) -> states.ServingState:
     pid, created = states.this_process()
     where = deployment.server.endpoints
     return states.ServingState(
@@ -136,4 +142,5 @@ def _state(deployment: ServedDeployment) -> states.ServingState:
         triton_http=where.http,
         triton_grpc=where.grpc,
         triton_metrics=where.metrics,
+        is_ready=is_ready,
     )

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import secrets
 import signal
 import subprocess
 import time
@@ -42,7 +43,7 @@ class TritonServer:
 
     @property
     def health(self) -> Health:
-        return Health(self.endpoints.http)
+        return Health(self.endpoints.http, self.endpoints.metrics)
 
     def wait_until_ready(self, timeout_s: float, report: Reporter) -> None:
         """Return when a token has come out of the ensemble; SlipstreamError gives the log's reason if none does."""
@@ -82,6 +83,8 @@ def start_triton(repository: Path, ports: PortsSpec, run_directory: Path) -> Tri
     installation = arrange_installation(run_directory)
     prefix = region_prefix(os.getpid())
     log = run_directory / "triton.log"
+    if log.exists():
+        log.replace(run_directory / "triton.log.1")  # of the server before, which may have failed
     with log.open("wb") as stream:
         process = subprocess.Popen(
             _command(installation, repository, ports, prefix),
@@ -89,6 +92,7 @@ def start_triton(repository: Path, ports: PortsSpec, run_directory: Path) -> Tri
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=installation.environment,
+            cwd=run_directory,
             start_new_session=True,
             preexec_fn=_before_exec,  # noqa: PLW1509 - only async-signal-safe system calls
         )
@@ -96,14 +100,19 @@ def start_triton(repository: Path, ports: PortsSpec, run_directory: Path) -> Tri
 
 
 def _command(installation: Installation, repository: Path, ports: PortsSpec, prefix: str) -> Sequence[str]:
+    unknown = secrets.token_hex(16)
     return [
         str(installation.tritonserver),
         f"--model-repository={repository}",
         f"--backend-directory={installation.backend_directory}",
         f"--cache-directory={installation.cache_directory}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
-        "--model-control-mode=explicit",
-        "--load-model=*",
+        # Every model is loaded once, at the start. Open model control would let any page that a browser on this
+        # machine shows load a model of its own, that is: run its code.
+        "--model-control-mode=none",
+        # Nobody needs these, and they write files and map memory: behind a key that nobody has.
+        f"--http-restricted-api=model-repository,shared-memory,trace,logging:slipstream={unknown}",
+        f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:slipstream={unknown}",
         "--disable-auto-complete-config",
         "--exit-on-error=true",
         "--exit-timeout-secs=10",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,9 @@ class Watchdog:
     probe_timeout_s: float = 30.0
     _stubs: dict[psutil.Process, str] = field(default_factory=dict)  # → the model that it serves
     _next_probe: float = 0.0
+    # A probe waits behind other requests: meanwhile the stubs are looked at.
+    _prober: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="probe"))
+    _probe: Future[bool] | None = None
 
     def __post_init__(self) -> None:
         children = psutil.Process(self.triton_pid).children(recursive=True)
@@ -34,11 +38,26 @@ class Watchdog:
         dead = sorted({model for stub, model in self._stubs.items() if not _is_alive(stub)})
         if dead:
             return f"the stub of {', '.join(dead)} is dead"
-        if time.monotonic() < self._next_probe:
+        if self._probe is None:
+            if time.monotonic() >= self._next_probe:
+                self._probe = self._prober.submit(self._is_working)
             return None
-        has_token = self.health.first_token(timeout_s=self.probe_timeout_s)
-        self._next_probe = time.monotonic() + self.probe_period_s
-        return None if has_token else f"no token came within {self.probe_timeout_s:g} s"
+        if not self._probe.done():
+            return None
+        is_working = self._probe.result()
+        self._probe, self._next_probe = None, time.monotonic() + self.probe_period_s
+        return None if is_working else f"no token came within {self.probe_timeout_s:g} s, and the engine made no step"
+
+    def close(self) -> None:
+        """Forget the probe that is under way."""
+        self._prober.shutdown(wait=False, cancel_futures=True)
+
+    def _is_working(self) -> bool:
+        """A token came, or the engine is so busy with others that it did not: its steps go on."""
+        before = self.health.iterations()
+        if self.health.first_token(timeout_s=self.probe_timeout_s):
+            return True
+        return before is not None and self.health.iterations() not in (before, None)
 
 
 def _model_of(process: psutil.Process) -> str | None:
