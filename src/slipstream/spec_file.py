@@ -111,7 +111,7 @@ class _Loader(yaml.SafeLoader):
 def _check_keys(keys: Sequence[yaml.Node]) -> None:
     seen: set[str] = set()
     for key in keys:
-        name = _excerpt(str(key.value)) if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+        name = _excerpt(str(key.value)) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
         if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
             raise yaml.MarkedYAMLError(problem=f"a key must be text, found {name}", problem_mark=key.start_mark)
         if key.value in seen:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import Served, serve_copy
+from slipstream.pipeline import run_stage, stages_for
+from slipstream.progress import silent
+from slipstream.serve.supervise import served as serving
+from tests.conftest import Served, a_context, copy_artifacts
 from tests.integration.triton_calls import PROMPT, Stream, ask, text
 
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
@@ -82,9 +85,23 @@ def test_many_streams_at_once_all_come_whole_and_in_order(served: Served) -> Non
 
 @pytest.fixture(scope="module")
 def own(artifacts: Path) -> Iterator[Served]:
-    """A server that a test may change and kill; its engine runs two requests at once."""
-    with serve_copy(artifacts, "own", "engine.max_batch_size=2") as server:
-        yield server
+    """A server that a test may kill; its engine runs two requests at once, and its BLS model accumulates tokens."""
+    context = a_context(copy_artifacts(artifacts, "own"), "runtime.ports=auto", "engine.max_batch_size=2")
+    run_stage(stages_for(context.spec)[-1], context, silent)
+    workspace = context.workspace
+    accumulate(workspace.model_repository / TEXT_MODELS[1] / "config.pbtxt")
+    with serving(context.spec, workspace.model_repository, workspace.run, silent) as deployment:
+        where = deployment.server.endpoints
+        yield Served(where.http, where.grpc, where.metrics, workspace, deployment.server.process.pid)
+
+
+def accumulate(config: Path) -> None:
+    """Set accumulate_tokens, which no field of a deployment sets."""
+    rendered = config.read_text(encoding="utf-8")
+    changed = re.sub(r'(key: "accumulate_tokens"\s+value \{\s+string_value: )"false"', r'\1"true"', rendered)
+    assert changed != rendered
+    config.unlink()  # it may be a hard link to the artifact that other tests serve
+    config.write_text(changed, encoding="utf-8")
 
 
 def test_a_third_request_begins_when_one_of_two_has_ended(own: Served) -> None:
@@ -99,15 +116,11 @@ def test_a_third_request_begins_when_one_of_two_has_ended(own: Served) -> None:
     assert began[1] < ended[0] <= began[2]
 
 
-def test_accumulated_tokens_come_as_the_whole_text_so_far(own: Served) -> None:
-    from tritonclient.grpc import InferenceServerClient
-
-    pieces = [text([response]) for response in ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
-    with InferenceServerClient(own.grpc) as client:
-        config = client.get_model_config(TEXT_MODELS[1], as_json=True)["config"]
-        config["parameters"]["accumulate_tokens"] = {"string_value": "true"}
-        client.load_model(TEXT_MODELS[1], config=json.dumps(config))
-    whole = [text([response]) for response in ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
+def test_accumulated_tokens_come_as_the_whole_text_so_far(served: Served, own: Served) -> None:
+    pieces, whole = (
+        [text([response]) for response in ask(server, TEXT_MODELS[1], text_input=PROMPT, max_tokens=8, stream=True)]
+        for server in (served, own)
+    )
     assert len(pieces) > 1
     assert whole[-1] == "".join(pieces)
     assert all(later.startswith(earlier) for earlier, later in pairwise(whole))

@@ -6,11 +6,14 @@ import base64
 import http.client
 import json
 import resource
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from slipstream.client import TritonClient
+from slipstream.serve.health import Health
 from slipstream.serve.triton import STACK_BYTES
 from tests.conftest import Served
 
@@ -47,3 +50,14 @@ def test_nobody_can_load_a_model_that_runs_code(served: Served, tmp_path: Path) 
 @pytest.mark.parametrize("path", ["repository/models/ensemble/unload", "logging", "trace/setting"])
 def test_what_could_harm_the_server_or_write_files_is_closed(served: Served, path: str) -> None:
     assert post(served, f"/v2/{path}", {}) == http.client.FORBIDDEN
+
+
+def test_steps_of_the_engine_are_counted_while_an_ensemble_stream_runs(served: Served) -> None:
+    health = Health(served.http, served.metrics)
+    with TritonClient(served.grpc) as client, client.stream("Once upon a time", max_tokens=1500) as stream:
+        next(stream)
+        before = health.iterations()
+        deadline = time.monotonic() + 20
+        while health.iterations() in (before, None):
+            assert time.monotonic() < deadline, "the counter does not move"
+            next(stream)

@@ -81,6 +81,7 @@ class Engine:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self.kv_cache_usage = 0.0  # share of the KV cache in use, 0..1
+        self.iterations = 0  # steps that brought tokens
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
         self._thread.start()
@@ -110,12 +111,7 @@ class Engine:
     def checks(self) -> list[Callable[[], None]]:
         """One call each generation in flight, which ends it if its client has gone away."""
         with self._lock:
-            # Triton tells a step of the ensemble nothing once it runs: asking it would cost and find out nothing.
-            return [
-                partial(self._cancel_if_abandoned, delivery)
-                for delivery in self._in_flight.values()
-                if not delivery.stream.request.wishes.trailer
-            ]
+            return [partial(self._cancel_if_abandoned, delivery) for delivery in self._in_flight.values()]
 
     def streams(self) -> list[Stream]:
         """The generations in flight, oldest first."""
@@ -136,6 +132,8 @@ class Engine:
             self._loop.close()
 
     def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
+        if delivery.stream.request.wishes.trailer:
+            return  # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
@@ -161,6 +159,7 @@ class Engine:
         if not isinstance(message, Step):
             return
         self._note_usage(message.kv_cache_usage)
+        self.iterations += 1
         for tokens in message.tokens:
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:

@@ -54,7 +54,7 @@ class EngineModel:
         )
         self._watch = Watch(
             self._engine.checks,
-            lambda: self._gauges.refresh(self._engine.streams(), self._engine.kv_cache_usage),
+            lambda: self._gauges.refresh(self._engine),
             changed,
             check_period_s=config.whole("cancellation_check_period_ms", default=100) / 1000,
             refresh_period_s=config.whole("stats_check_period_ms", default=100) / 1000,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slipstream.backend.engine import Engine
 from slipstream.backend.parameters import Limits
 from slipstream.backend.pipeline import KV_BLOCK_TOKENS
-from slipstream.backend.stream import Stream
 
 _FAMILIES = {
     "nv_trt_llm_request_metrics": ("TRT LLM request metrics", "request_type"),
+    "nv_trt_llm_general_metrics": ("General TRT LLM metrics", "general_type"),
     "nv_trt_llm_kv_cache_block_metrics": ("TRT LLM KV cache block metrics", "kv_cache_block_type"),
 }
 
@@ -38,15 +39,16 @@ class Gauges:
         self._metrics: dict[_Key, Any] = {}
         self._last: dict[_Key, float] = {}
 
-    def refresh(self, streams: Sequence[Stream], kv_cache_usage: float) -> None:
-        """Set every gauge to what `streams`, all that are in flight, come to.
+    def refresh(self, engine: Engine) -> None:
+        """Set every gauge to the present state of `engine`.
 
-        `kv_cache_usage` is the pipeline's own share, 0..1. It is 0 when nothing runs: the prefix cache of a drained
+        Its `kv_cache_usage` is the pipeline's own share, 0..1. It is 0 when nothing runs: the prefix cache of a drained
         pipeline does not count as used.
         """
+        streams = engine.streams()
         generating = sum(stream.tokens_generated > 0 for stream in streams)
         scheduled = min(len(streams), self._limits.max_batch_size)
-        used_blocks = round(kv_cache_usage * self._max_kv_blocks)
+        used_blocks = round(engine.kv_cache_usage * self._max_kv_blocks)
         requests = {
             "active": len(streams),
             "max": self._limits.max_batch_size,
@@ -63,6 +65,7 @@ class Gauges:
         }
         self._set("nv_trt_llm_request_metrics", requests)
         self._set("nv_trt_llm_kv_cache_block_metrics", blocks)
+        self._set("nv_trt_llm_general_metrics", {"iteration_counter": engine.iterations})
 
     def close(self) -> None:
         """Give the metrics back; the stub process crashes at its end when some are left."""
