@@ -12,7 +12,7 @@ from slipstream.client.tensors import first_text, ints, raw_outputs
 from slipstream.client.values import Chunk, Completion, Finish
 
 _FIRST_RETRY_S = 0.05
-_SHORTEST_SPAN_MS = 100.0  # chunks closer than this came in one burst: their times tell of the network, not of decoding
+_SHORTEST_SPAN_MS = 20.0  # chunks closer than this came in one burst: their times tell of the network, not of decoding
 
 
 class Reply:
