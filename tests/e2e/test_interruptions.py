@@ -122,7 +122,7 @@ def test_a_killed_supervisor_takes_the_server_with_it(workspace: Path) -> None:
 
 def assert_gone(command: Command, workspace: Path) -> None:
     assert leftovers(workspace) == []
-    _, alive = psutil.wait_procs(command.family, timeout=5)
+    _, alive = psutil.wait_procs(command.family, timeout=30)
     assert alive == []
     assert shared_memory(command.process.pid) == []
 

@@ -136,7 +136,7 @@ def test_a_server_that_is_killed_leaves_no_process(own: Served) -> None:
     assert len(family) >= 5, "four stubs and the step loop"
     os.kill(own.pid, signal.SIGKILL)
     os.waitpid(own.pid, 0)  # as the supervisor does: to the stubs an unreaped server looks alive
-    _, left = psutil.wait_procs(family, timeout=10)
+    _, left = psutil.wait_procs(family, timeout=60)
     for stream in streams:
         stream.close()
     assert not [process.cmdline() for process in left]

@@ -166,6 +166,16 @@ def test_times_and_speed_count_tokens_and_not_responses() -> None:
     assert (completion.ttft_ms, completion.total_ms, completion.tokens_per_s) == (500.0, 1500.0, 10.0)
 
 
+@pytest.mark.parametrize(("span_ms", "speed"), [(0.3, None), (15.625, None), (125.0, 64.0)])
+def test_a_speed_is_told_only_of_tokens_that_came_apart(span_ms: float, speed: float | None) -> None:
+    clock = Clock()
+    reply = a_reply(clock)
+    reply.take(text("x", 1))
+    clock.now_s += span_ms / 1000
+    reply.take(text("y", 8))
+    assert reply.completion().tokens_per_s == speed
+
+
 def test_a_reply_in_one_response_has_no_decoding_speed() -> None:
     reply = a_reply(Clock())
     reply.take(text("all", 8))

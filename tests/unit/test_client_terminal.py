@@ -71,8 +71,15 @@ def test_a_question_is_answered_with_text_and_one_line_of_facts(client: TritonCl
     text, facts, end = out.getvalue().split("\n")
     assert (text, end) == ("one two three", "")
     assert facts.startswith("  3 tokens · TTFT ")
-    assert facts.endswith(" tok/s")
     assert completion.text == "one two three"
+
+
+def test_the_line_of_facts_tells_the_speed_of_a_reply_that_takes_its_time() -> None:
+    slow = Script(pieces=["one ", "two ", "three"], delay_s=0.2)
+    with FakeTriton({"ensemble": slow}) as triton, TritonClient(triton.address) as client:
+        out = io.StringIO()
+        ask(client, "Hello", 8, out)
+    assert out.getvalue().endswith(" tok/s\n")
 
 
 def test_text_that_ends_a_line_gets_no_second_line_end() -> None:

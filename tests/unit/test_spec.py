@@ -89,6 +89,13 @@ def test_a_typo_is_refused_with_the_line_and_the_nearest_field(root: Path, tmp_p
         ("nonsense", "KEY=VALUE is expected"),
         ("a..b=1", "KEY=VALUE is expected"),
         ("engine.max_seq_len=[1", "not valid YAML"),
+        ("description=!!int foo", "--set description=!!int foo: not valid YAML: 'foo' cannot be read as int"),
+        ("description=2020-13-45", "'2020-13-45' cannot be read as timestamp"),
+        ("engine.max_batch_size=" + "9" * 5000, "999…' cannot be read as int"),
+        ("engine.max_batch_size=0x" + "f" * 5000, "fff…' cannot be read as int"),
+        ("engine={[a, b]: 1}", "a key must be text, found a sequence"),
+        ("runtime.ports={1: 2}", "a key must be text, found 1"),
+        ("description=" + "[" * 5000, "nested too deeply"),
     ],
 )
 def test_a_bad_value_is_explained(root: Path, override: str, expected: str) -> None:
@@ -128,6 +135,18 @@ def test_an_unknown_deployment_is_refused_with_the_known_ones(root: Path) -> Non
         ("[" * 5000, "nested too deeply"),
         ("x" * (1 << 20) + "xx", "the limit is 1048576"),
         ("!!python/object:os.system {}", "not valid YAML"),
+        ("name: a\ndescription: 2020-13-45", ":2: not valid YAML: '2020-13-45' cannot be read as timestamp"),
+        ("name: a\ndescription: !!bool foo", ":2: not valid YAML: 'foo' cannot be read as bool"),
+        ("name: a\ndescription: !!float ''", ":2: not valid YAML: '' cannot be read as float"),
+        ("name: a\ndescription: !!timestamp foo", ":2: not valid YAML: 'foo' cannot be read as timestamp"),
+        ("name: a\nengine: !!map 3", ":2: not valid YAML: expected a mapping"),
+        ("name: a\nengine:\n  x: " + "9" * 5000, ":3: not valid YAML: '9999"),
+        ('name: "\\UFFFFFFFF"', "not valid YAML"),
+        ("name: a\n? [a, b]\n: 1", ":2: not valid YAML: a key must be text, found a sequence"),
+        ("name: a\n? {a: b}\n: 1", ":2: not valid YAML: a key must be text, found a mapping"),
+        ("name: a\n1: 2", ":2: not valid YAML: a key must be text, found 1"),
+        ("&a {<<: *a}", "within itself"),
+        ("engine: &a {draft: *a}", "within itself"),
     ],
 )
 def test_a_file_that_is_no_deployment_is_refused(root: Path, tmp_path: Path, content: str, expected: str) -> None:
