@@ -41,7 +41,7 @@ clean:  ## remove the environment and all artifacts
 
 .venv/.ready: requirements/run.txt requirements/bundled-model.txt pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) $(FITS) || { \
-	  found="$(PYTHON) $$($(or $(PYTHON),false) --version 2>&1 | head -n 1)"; \
+	  found="$(or $(PYTHON),none) $$($(or $(PYTHON),false) --version 2>&1 | head -n 1)"; \
 	  echo "Python: found $${found}; 3.11 or 3.12 is needed (numpy < 2 for the embedded Triton): make setup PYTHON=python3.11" >&2; exit 1; }
 	@echo "environment: $$($(PYTHON) --version), about 2 GB of packages, a minute or two"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
