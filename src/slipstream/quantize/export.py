@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipstream.errors import SlipstreamError
+from slipstream.interrupts import deferred_interrupts
 from slipstream.quantize.architectures import Architecture, trtllm_settings
 from slipstream.quantize.hf_model import ExportDtype, quiet
 from slipstream.text.tokenizer import read_json
@@ -33,8 +34,9 @@ def export_checkpoint(model: PreTrainedModel, plan: ExportPlan, out: Path) -> No
     For W8A16 that is what TensorRT-LLM's loader expects: float weights that it quantizes itself, row by row. ModelOpt's
     own int8 weights it would skip. No exclude_modules: then the loader's default leaves out lm_head.
     """
-    import torch
-    from modelopt.torch.export import export_tensorrt_llm_checkpoint
+    with deferred_interrupts():
+        import torch
+        from modelopt.torch.export import export_tensorrt_llm_checkpoint
 
     with quiet():
         export_tensorrt_llm_checkpoint(

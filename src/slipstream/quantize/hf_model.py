@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from safetensors import SafetensorError
 
 from slipstream.errors import SlipstreamError
+from slipstream.interrupts import deferred_interrupts
 from slipstream.quantize.safetensors_files import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ ExportDtype = Literal["float16", "bfloat16"]  # the types that ModelOpt exports
 
 def load_model(directory: Path, dtype: ExportDtype) -> PreTrainedModel:
     """The model in `directory`: weights rounded to `dtype`, as they will be exported, and computing in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    with deferred_interrupts():
+        import torch
+        from transformers import AutoModelForCausalLM
 
     try:
         with quiet():
