@@ -12,7 +12,7 @@ from contextlib import contextmanager
 def deferred_interrupts() -> Iterator[None]:
     """Hold interruptions back until the block ends, then raise KeyboardInterrupt.
 
-    For imports of large packages: an exception inside the start of a C extension ends in anything but KeyboardInterrupt.
+    For imports of large packages: an exception inside the start of a C extension may end in anything.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -12,11 +12,16 @@ from slipstream.interrupts import deferred_interrupts
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_waits_for_the_end_of_the_block(number: signal.Signals) -> None:
-    steps = []
+    steps: list[str] = []
+
+    def block() -> None:
+        with deferred_interrupts():
+            os.kill(os.getpid(), number)
+            steps.append("whole")
+
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), deferred_interrupts():
-        os.kill(os.getpid(), number)
-        steps.append("whole")
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert steps == ["whole"]
     assert signal.getsignal(number) is before
 
