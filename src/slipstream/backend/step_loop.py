@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from slipstream.backend.messages import Broken, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
+from slipstream.backend.orphan import end_stub_with_server
 from slipstream.backend.pipeline import Generation, Pipeline
 
 Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
@@ -131,6 +132,7 @@ def main() -> None:
     from slipstream.backend.pipeline import OpenVinoPipeline
     from slipstream.errors import SlipstreamError
 
+    end_stub_with_server()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the model ends this process
     channel = Connection(int(sys.argv[1]))
     settings = channel.recv()
