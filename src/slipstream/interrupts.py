@@ -20,9 +20,12 @@ def deferred_interrupts() -> Iterator[None]:
     received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in numbers}
+    # Blocked, not only handled: a library that resets the handlers while it starts would let the signal kill us.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:
