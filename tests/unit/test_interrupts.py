@@ -27,5 +27,7 @@ def test_an_interruption_waits_for_the_end_of_the_block(number: signal.Signals) 
 
 
 def test_a_block_without_an_interruption_is_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
     with deferred_interrupts():
-        pass
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before

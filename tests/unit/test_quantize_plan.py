@@ -81,7 +81,7 @@ def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path, config: dict[s
     ],
 )
 def test_a_window_that_never_takes_effect_is_no_obstacle(tmp_path: Path, config: dict[str, Any]) -> None:
-    a_plan(tmp_path, config=config)
+    assert a_plan(tmp_path, config=config).architecture.name == config["architectures"][0]
 
 
 def test_a_model_without_kv_heads_has_one_for_each_head(tmp_path: Path) -> None:
