@@ -12,7 +12,8 @@ from contextlib import contextmanager
 def deferred_interrupts() -> Iterator[None]:
     """Hold interruptions back until the block ends, then raise KeyboardInterrupt.
 
-    For imports of large packages: an exception inside the start of a C extension may end in anything.
+    For imports of large packages: a KeyboardInterrupt that passes through C code which runs Python source (torch's
+    bindings do) marks the interpreter so that it kills itself with SIGINT at exit, though the exception was handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -20,12 +21,9 @@ def deferred_interrupts() -> Iterator[None]:
     received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda got, _frame: received.append(got)) for number in numbers}
-    # Blocked, not only handled: a library that resets the handlers while it starts would let the signal kill us.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:
