@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from slipstream.engine.architecture import Architecture, Llama3RopeScaling, read_architecture
+from slipstream.engine.architecture import read_architecture
 from slipstream.errors import SlipstreamError
+from slipstream.trtllm_checkpoint.config import Architecture, Llama3RopeScaling
 from tests.fakes.checkpoints import LLAMA3_SCALING, TinyModel, checkpoint_config
 
 
@@ -50,7 +51,7 @@ def test_missing_rotary_base_is_refused_and_never_assumed(tmp_path: Path) -> Non
         ({"architecture": "FalconForCausalLM"}, "architecture is 'FalconForCausalLM'"),
         ({"architecture": "MixtralForCausalLM"}, "architecture is 'MixtralForCausalLM'"),
         ({"moe": {"num_experts": 8, "top_k": 2}}, "moe.num_experts is 8"),
-        ({"moe_num_experts": 8}, "moe.num_experts is 8"),
+        ({"moe_num_experts": 8, "moe_top_k": 2}, "moe.num_experts is 8"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi'"),
         ({"rotary_pct": 0.5}, "rotary_pct is 0.5"),

@@ -12,8 +12,8 @@ import pytest
 
 from slipstream.engine.architecture import read_architecture
 from slipstream.engine.checkpoint import Checkpoint
-from slipstream.engine.shard import as_float32
 from slipstream.errors import SlipstreamError
+from slipstream.trtllm_checkpoint.shard import as_float32
 from tests.fakes.checkpoints import (
     TinyModel,
     checkpoint_config,
@@ -171,5 +171,5 @@ def test_damaged_safetensors_give_one_clear_error(tmp_path: Path, damage) -> Non
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, MODEL) / "rank0.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"F16"', b'"I16"'))
-    with pytest.raises(SlipstreamError, match="is I16, the OpenVINO target reads F16, BF16, F32"):
+    with pytest.raises(SlipstreamError, match="is I16, a checkpoint holds F32, F16, BF16"):
         read(tmp_path).embedding()

@@ -1,241 +1,45 @@
-"""What a TensorRT-LLM checkpoint's config.json describes, typed; everything else is refused by name."""
+"""Which checkpoints the OpenVINO graph can express; everything else is refused by name."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from slipstream.engine.source_model import active_sliding_window
 from slipstream.errors import SlipstreamError
+from slipstream.trtllm_checkpoint import config as checkpoint_config
+from slipstream.trtllm_checkpoint.config import Architecture
 
-QuantAlgo = Literal["W8A16"]
-
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 FLOAT_MODULES = frozenset({"lm_head", "*lm_head", "*lm_head*", "transformer.vocab_embedding", "*vocab_embedding"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Llama3RopeScaling:
-    """Llama 3.1's stretch of the low RoPE frequencies."""
-
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_context_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parallelism:
-    """How the checkpoint is cut into rank files; rank = pp_rank * tp_size + tp_rank."""
-
-    tp_size: int
-    pp_size: int
-    embedding_axis: Literal[0, 1] | None  # None: every tensor-parallel rank holds the whole embedding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """A decoder of the Llama family."""
-
-    name: str
-    vocab_size: int  # the tokenizer's; shards may hold more rows
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    norm_epsilon: float
-    max_position_embeddings: int
-    sliding_window_tokens: int | None
-    rotary_base: float
-    rope_scaling: Llama3RopeScaling | None
-    has_qk_norm: bool
-    quant_algo: QuantAlgo | None
-    parallelism: Parallelism
 
 
 def read_architecture(config_path: Path) -> Architecture:
     """Read a checkpoint's config.json; raise SlipstreamError for what the OpenVINO graph cannot express."""
-    config = Config(config_path, _read_json(config_path))
-    name = config.text("architecture")
-    if name not in ARCHITECTURES:
-        raise config.refused("architecture", name, f"the OpenVINO target builds {', '.join(ARCHITECTURES)}")
-    _refuse_other_blocks(config)
-    num_heads = config.whole("num_attention_heads")
-    architecture = Architecture(
-        name=name,
-        vocab_size=config.whole("vocab_size"),
-        hidden_size=config.whole("hidden_size"),
-        intermediate_size=config.whole("intermediate_size"),
-        num_layers=config.whole("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=config.whole("num_key_value_heads", default=num_heads),
-        head_size=config.whole("head_size", default=config.whole("hidden_size") // num_heads),
-        norm_epsilon=config.real("norm_epsilon"),
-        max_position_embeddings=config.whole("max_position_embeddings"),
-        sliding_window_tokens=active_sliding_window(config.values),
-        rotary_base=_rotary_base(config),
-        rope_scaling=_rope_scaling(config),
-        has_qk_norm=name == "Qwen3ForCausalLM",
-        quant_algo=_quant_algo(config),
-        parallelism=_parallelism(config),
-    )
-    _require_whole_heads(config, architecture)
+    architecture = checkpoint_config.read_architecture(config_path)
+    quantization = architecture.quantization
+    if architecture.name == "MixtralForCausalLM":
+        raise _refused(config_path, "architecture", architecture.name, "there is no mixture of experts")
+    if architecture.experts is not None:
+        raise _refused(config_path, "moe.num_experts", architecture.experts.count, "there is no mixture of experts")
+    if quantization.algo not in (None, "W8A16"):
+        raise _refused(config_path, "quantization.quant_algo", quantization.algo, "built are W8A16 and float weights")
+    if quantization.kv_cache_algo is not None:
+        raise _refused(
+            config_path,
+            "quantization.kv_cache_quant_algo",
+            quantization.kv_cache_algo,
+            "the engine sets its own KV type",
+        )
+    if not FLOAT_MODULES.issuperset(quantization.exclude_modules):
+        raise _refused(
+            config_path,
+            "quantization.exclude_modules",
+            list(quantization.exclude_modules),
+            "only lm_head and the embedding stay float",
+        )
     return architecture
 
 
-class Config:
-    """Typed reading of config.json with errors that name the file and the key."""
-
-    def __init__(self, path: Path, values: Mapping[str, object]) -> None:
-        self.path = path
-        self.values = values
-
-    def section(self, key: str) -> Config:
-        value = self.values.get(key)
-        if value is None:
-            return Config(self.path, {})
-        if not isinstance(value, dict):
-            raise self.malformed(key, value, "an object")
-        return Config(self.path, value)
-
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
-        if not isinstance(value, str):
-            raise self.malformed(key, value, "a string")
-        return value
-
-    def whole(self, key: str, *, default: int | None = None) -> int:
-        value = self.values.get(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.malformed(key, value, "a whole number above 0")
-        return value
-
-    def real(self, key: str) -> float:
-        value = self.values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise self.malformed(key, value, "a number above 0")
-        return float(value)
-
-    def malformed(self, key: str, value: object, wanted: str) -> SlipstreamError:
-        found = "missing" if value is None else repr(value)
-        return SlipstreamError(f"{self.path}: {key} is {found}, {wanted} is needed", mend="quantize the model again")
-
-    def refused(self, key: str, value: object, reason: str) -> SlipstreamError:
-        return SlipstreamError(
-            f"{self.path}: {key} is {value!r}; {reason}",
-            mend="use the target tensorrt_llm for this model, or another model or recipe",
-        )
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SlipstreamError(f"{path}: cannot be read ({error.strerror})", mend="quantize the model first") from error
-    except ValueError as error:
-        raise SlipstreamError(f"{path}: is not JSON ({error})", mend="quantize the model again") from error
-    if not isinstance(values, dict):
-        raise SlipstreamError(f"{path}: holds no JSON object", mend="quantize the model again")
-    return values
-
-
-def _refuse_other_blocks(config: Config) -> None:
-    """Refuse a decoder block that differs from the one in `graph`."""
-    expected: dict[str, tuple[object, ...]] = {
-        "hidden_act": ("silu",),
-        "position_embedding_type": ("rope_gpt_neox",),
-        "rotary_pct": (None, 1.0),
-        "residual_mlp": (None, False),
-        "rmsnorm": (None, True),
-        "lm_head_bias": (None, False),
-        "use_logn_attn": (None, False),
-    }
-    for key, accepted in expected.items():
-        if config.values.get(key) not in accepted:
-            raise config.refused(key, config.values.get(key), f"the OpenVINO graph has {accepted[-1]!r}")
-    experts = config.section("moe").values.get("num_experts") or config.values.get("moe_num_experts")
-    if experts:
-        raise config.refused("moe.num_experts", experts, "the OpenVINO graph has no mixture of experts")
-    rotary_size = config.values.get("rotary_embedding_dim")
-    if rotary_size not in (None, config.values.get("head_size")):
-        raise config.refused("rotary_embedding_dim", rotary_size, "the OpenVINO graph rotates whole heads")
-
-
-def _rotary_base(config: Config) -> float:
-    if config.values.get("rotary_base") is None:
-        raise SlipstreamError(
-            f"{config.path}: rotary_base is missing, and TensorRT-LLM would silently assume 10000",
-            mend="quantize again with transformers 4.57 (transformers 5 loses it in ModelOpt's export)",
-        )
-    return config.real("rotary_base")
-
-
-def _rope_scaling(config: Config) -> Llama3RopeScaling | None:
-    scaling = config.section("rotary_scaling")
-    kind = scaling.values.get("rope_type", scaling.values.get("type"))
-    if kind in (None, "default"):
-        return None
-    if kind != "llama3":
-        raise config.refused("rotary_scaling.rope_type", kind, "the OpenVINO graph knows 'llama3'")
-    return Llama3RopeScaling(
-        factor=scaling.real("factor"),
-        low_frequency_factor=scaling.real("low_freq_factor"),
-        high_frequency_factor=scaling.real("high_freq_factor"),
-        original_context_tokens=scaling.whole("original_max_position_embeddings"),
+def _refused(path: Path, key: str, value: object, reason: str) -> SlipstreamError:
+    return SlipstreamError(
+        f"{path}: {key} is {value!r}; in the OpenVINO graph {reason}",
+        mend="use the target tensorrt_llm for this model, or another model or recipe",
     )
-
-
-def _quant_algo(config: Config) -> QuantAlgo | None:
-    quantization = config.section("quantization")
-    algo = quantization.values.get("quant_algo")
-    if algo not in (None, "NO_QUANT", "W8A16"):
-        raise config.refused("quantization.quant_algo", algo, "the OpenVINO target builds W8A16 and float weights")
-    kv_algo = quantization.values.get("kv_cache_quant_algo")
-    if kv_algo is not None:
-        raise config.refused("quantization.kv_cache_quant_algo", kv_algo, "the OpenVINO engine sets its own KV type")
-    excluded = quantization.values.get("exclude_modules") or []
-    if not isinstance(excluded, list) or not FLOAT_MODULES.issuperset(excluded):
-        raise config.refused("quantization.exclude_modules", excluded, "only lm_head and the embedding stay float")
-    return "W8A16" if algo == "W8A16" else None
-
-
-def _parallelism(config: Config) -> Parallelism:
-    mapping = config.section("mapping")
-    for key in ("cp_size", "moe_tp_size", "moe_ep_size"):
-        # TensorRT-LLM writes moe_tp_size = tp_size for dense models, which moves nothing.
-        if mapping.values.get(key) not in (None, -1, 1) and key != "moe_tp_size":
-            raise config.refused(f"mapping.{key}", mapping.values[key], "the OpenVINO target merges tp and pp only")
-    axis = config.values.get("embedding_sharding_dim", 0)
-    if axis not in (0, 1):
-        raise config.refused("embedding_sharding_dim", axis, "an embedding is cut along 0 or 1")
-    return Parallelism(
-        tp_size=mapping.whole("tp_size", default=1),
-        pp_size=mapping.whole("pp_size", default=1),
-        embedding_axis=(1 if axis == 1 else 0) if config.values.get("use_parallel_embedding") else None,
-    )
-
-
-def _require_whole_heads(config: Config, architecture: Architecture) -> None:
-    """Refuse shards that cut a head in half: ModelOpt exports those without an error."""
-    tp_size, pp_size = architecture.parallelism.tp_size, architecture.parallelism.pp_size
-    heads, kv_heads = architecture.num_heads, architecture.num_kv_heads
-    if heads % kv_heads:
-        raise config.refused("num_key_value_heads", kv_heads, f"it must divide num_attention_heads, {heads}")
-    if heads % tp_size or (kv_heads % tp_size and tp_size % kv_heads):
-        raise SlipstreamError(
-            f"{config.path}: {heads} heads and {kv_heads} KV heads cannot be cut for tp_size {tp_size}",
-            mend=f"quantize with a tensor parallelism that divides {heads}, and divides {kv_heads} or is its multiple",
-        )
-    if architecture.num_layers % pp_size:
-        raise SlipstreamError(
-            f"{config.path}: {architecture.num_layers} layers cannot be cut into {pp_size} equal pipeline stages",
-            mend=f"quantize with a pipeline parallelism that divides {architecture.num_layers}",
-        )

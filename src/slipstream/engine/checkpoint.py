@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from slipstream.engine.architecture import Architecture
-from slipstream.engine.shard import FloatBits, Shard
 from slipstream.errors import SlipstreamError
+from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.shard import Array, Shard
 
 
 class Checkpoint:
     """Merged tensors by what they do; nothing is loaded before it is asked for.
 
-    Every method returns the checkpoint's own bits: float16, float32, or uint16 for bfloat16.
+    Every method returns the checkpoint's own bits.
     """
 
     def __init__(self, directory: Path, architecture: Architecture) -> None:
@@ -28,25 +28,25 @@ class Checkpoint:
         self._stages = [ranks[start : start + tp_size] for start in range(0, len(ranks), tp_size)]
         self._unread = {(shard.path, name) for shard in ranks for name in shard.entries}
 
-    def embedding(self) -> FloatBits:
+    def embedding(self) -> Array:
         """[vocab_size, hidden], the padding rows cut off."""
         name, axis = "transformer.vocab_embedding.weight", self._architecture.parallelism.embedding_axis
         shards = self._read(0, name)
         whole = _same_on_every_rank(shards, name, self._stages[0]) if axis is None else np.concatenate(shards, axis)
         return self._cut_vocabulary(whole, name, self._stages[0])
 
-    def lm_head(self) -> FloatBits | None:
+    def lm_head(self) -> Array | None:
         """[vocab_size, hidden], or None where the embedding is used again."""
         name, last = "lm_head.weight", len(self._stages) - 1
         if name not in self._stages[last][0].entries:
             return None
         return self._cut_vocabulary(np.concatenate(self._read(last, name), 0), name, self._stages[last])
 
-    def final_norm(self) -> FloatBits:
+    def final_norm(self) -> Array:
         """[hidden]"""
         return self._replicated(len(self._stages) - 1, "transformer.ln_f.weight", self._architecture.hidden_size)
 
-    def norm(self, layer: int, name: str) -> FloatBits:
+    def norm(self, layer: int, name: str) -> Array:
         """A norm over the hidden size, or over one head (`attention.q_layernorm`, `attention.k_layernorm`)."""
         size = self._architecture.head_size if name.startswith("attention.") else self._architecture.hidden_size
         return self._replicated(self._stage(layer), self._layer_tensor(layer, f"{name}.weight"), size)
@@ -55,15 +55,15 @@ class Checkpoint:
         """Whether the linear layer `name` has a bias."""
         return self._layer_tensor(layer, f"{name}.bias") in self._stages[self._stage(layer)][0].entries
 
-    def column_parallel(self, layer: int, name: str, out_size: int) -> FloatBits:
+    def column_parallel(self, layer: int, name: str, out_size: int) -> Array:
         """[out_size, hidden]: ranks hold output rows."""
         return self._merged(layer, name, 0, (out_size, self._architecture.hidden_size))
 
-    def row_parallel(self, layer: int, name: str, in_size: int) -> FloatBits:
+    def row_parallel(self, layer: int, name: str, in_size: int) -> Array:
         """[hidden, in_size]: ranks hold input columns."""
         return self._merged(layer, name, 1, (self._architecture.hidden_size, in_size))
 
-    def qkv(self, layer: int, kind: str) -> FloatBits:
+    def qkv(self, layer: int, kind: str) -> Array:
         """The rows of q, k and v, one after the other: `kind` is weight [rows, hidden] or bias [rows]."""
         name = self._layer_tensor(layer, f"attention.qkv.{kind}")
         stage = self._stages[self._stage(layer)]
@@ -101,12 +101,12 @@ class Checkpoint:
         kv_heads = max(1, architecture.num_kv_heads // tp_size)
         return architecture.num_heads // tp_size * architecture.head_size, kv_heads * architecture.head_size
 
-    def _read(self, stage: int, name: str) -> list[FloatBits]:
+    def _read(self, stage: int, name: str) -> list[Array]:
         tensors = [shard.tensor(name) for shard in self._stages[stage]]
         self._unread -= {(shard.path, name) for shard in self._stages[stage]}
         return tensors
 
-    def _merged(self, layer: int, name: str, axis: int, shape: tuple[int, int]) -> FloatBits:
+    def _merged(self, layer: int, name: str, axis: int, shape: tuple[int, int]) -> Array:
         tensor_name = self._layer_tensor(layer, f"{name}.weight")
         shards = self._read(self._stage(layer), tensor_name)
         local = list(shape)
@@ -115,19 +115,19 @@ class Checkpoint:
             _require_shape(shard.path, tensor_name, tensor.shape, tuple(local))
         return np.concatenate(shards, axis)
 
-    def _replicated(self, stage: int, name: str, size: int) -> FloatBits:
+    def _replicated(self, stage: int, name: str, size: int) -> Array:
         whole = _same_on_every_rank(self._read(stage, name), name, self._stages[stage])
         _require_shape(self._stages[stage][0].path, name, whole.shape, (size,))
         return whole
 
-    def _cut_vocabulary(self, whole: FloatBits, name: str, shards: Sequence[Shard]) -> FloatBits:
+    def _cut_vocabulary(self, whole: Array, name: str, shards: Sequence[Shard]) -> Array:
         vocab_size, hidden_size = self._architecture.vocab_size, self._architecture.hidden_size
         if whole.ndim != 2 or whole.shape[0] < vocab_size or whole.shape[1] != hidden_size:
             _require_shape(shards[0].path, f"{name} of all ranks", whole.shape, (vocab_size, hidden_size))
         return whole[:vocab_size]
 
 
-def _same_on_every_rank(tensors: Sequence[FloatBits], name: str, shards: Sequence[Shard]) -> FloatBits:
+def _same_on_every_rank(tensors: Sequence[Array], name: str, shards: Sequence[Shard]) -> Array:
     for shard, tensor in zip(shards, tensors, strict=True):
         if not np.array_equal(tensor, tensors[0]):
             raise SlipstreamError(

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
-from slipstream.engine.architecture import Architecture
 from slipstream.engine.checkpoint import Checkpoint
 from slipstream.engine.quantize_rows import quantize_rows
 from slipstream.engine.rope import inverse_frequencies
-from slipstream.engine.shard import FloatBits, as_float32
+from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.shard import Array, as_float32
 
 Value = Any  # an openvino Node or Output; the package has no types for them
 
@@ -101,7 +102,7 @@ class _Decoder:
         hidden = ops.add(hidden, attended)
         return ops.add(hidden, self._mlp(layer, self.rms_norm(hidden, norm(layer, "post_layernorm"))))
 
-    def rms_norm(self, hidden: Value, weight: FloatBits) -> Value:
+    def rms_norm(self, hidden: Value, weight: Array) -> Value:
         """Over the last dimension of `hidden`."""
         mean_square = ops.reduce_mean(ops.power(hidden, np.float32(2)), _index(-1), keep_dims=True)
         length = ops.sqrt(ops.add(mean_square, np.float32(self._architecture.norm_epsilon)))
@@ -173,8 +174,8 @@ class _Decoder:
         gated = ops.multiply(ops.swish(branches.output(0)), branches.output(1))
         return self._linear(gated, checkpoint.row_parallel(layer, "mlp.proj", width))
 
-    def _linear(self, hidden: Value, weight: FloatBits, bias: FloatBits | None = None) -> Value:
-        is_quantized = self._architecture.quant_algo == "W8A16"
+    def _linear(self, hidden: Value, weight: Array, bias: Array | None = None) -> Value:
+        is_quantized = self._architecture.quantization.algo == "W8A16"
         product = _matmul(hidden, _int8_constant(weight) if is_quantized else _float_constant(weight))
         return product if bias is None else ops.add(product, ops.constant(as_float32(bias)))
 
@@ -197,22 +198,22 @@ def _matmul(hidden: Value, weight: Value) -> Value:
     return ops.matmul(hidden, weight, transpose_a=False, transpose_b=True)
 
 
-def _int8_constant(weight: FloatBits) -> Value:
+def _int8_constant(weight: Array) -> Value:
     """INT8 rows and their scales: OpenVINO recognises exactly this form and runs int8 kernels on it."""
     rows = quantize_rows(as_float32(weight))
     values = ops.convert(ops.constant(rows.values), "f32")
     return ops.multiply(values, ops.constant(rows.row_scales[:, None]))
 
 
-def _float_constant(weight: FloatBits) -> Value:
+def _float_constant(weight: Array) -> Value:
     """The checkpoint's own bits; widened only while computing."""
-    if weight.dtype == np.uint16:
+    if weight.dtype == ml_dtypes.bfloat16:
         return ops.convert(_bfloat16_constant(weight), "f32")
     constant = ops.constant(np.ascontiguousarray(weight))
     return constant if weight.dtype == np.float32 else ops.convert(constant, "f32")
 
 
-def _bfloat16_constant(bits: FloatBits) -> Value:
+def _bfloat16_constant(bits: Array) -> Value:
     # The tensor must own its memory: over a numpy array that goes away, saving the model crashes the process.
     tensor = ov.Tensor(ov.Type.bf16, ov.Shape(bits.shape))
     tensor.data[:] = bits.view(tensor.data.dtype)

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slipstream.engine.architecture import Architecture, read_architecture
+from slipstream.engine.architecture import read_architecture
 from slipstream.engine.checkpoint import Checkpoint
 from slipstream.engine.properties import Properties, pipeline_properties
 from slipstream.engine.source_model import SourceModel, read_source_model
 from slipstream.engine.tokenizer import convert_tokenizer, has_tokenizer
 from slipstream.errors import SlipstreamError, SpecError
 from slipstream.progress import Reporter
+from slipstream.trtllm_checkpoint.config import Architecture
 
 if TYPE_CHECKING:
     import openvino
@@ -87,7 +88,7 @@ def build_engine(
     _write_json(out / "generation_config.json", _generation_config(source))
     return EngineReport(
         architecture=architecture.name,
-        quant_algo=architecture.quant_algo,
+        quant_algo=architecture.quantization.algo,
         num_layers=architecture.num_layers,
         context_tokens=max_seq_len,
         weight_bytes=weight_bytes,
@@ -149,7 +150,7 @@ def _facts(
         num_layers=architecture.num_layers,
         num_kv_heads=architecture.num_kv_heads,
         head_size=architecture.head_size,
-        quant_algo=architecture.quant_algo,
+        quant_algo=architecture.quantization.algo,
         weight_bytes=weight_bytes,
         eos_token_ids=source.eos_token_ids,
         bos_token_id=source.bos_token_id,

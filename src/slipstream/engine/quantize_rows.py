@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from slipstream.engine.shard import Float32Array
+from slipstream.trtllm_checkpoint.shard import Float32Array
 
 INT8_MAX = np.float32(127)
 SMALLEST_ROW_MAX = np.float32(2.0**-24)  # the smallest float16; ModelOpt takes rows below it for zero

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from slipstream.engine.architecture import Architecture, Llama3RopeScaling
-from slipstream.engine.shard import Float32Array
+from slipstream.trtllm_checkpoint.config import Architecture, Llama3RopeScaling
+from slipstream.trtllm_checkpoint.shard import Float32Array
 
 
 def inverse_frequencies(architecture: Architecture) -> Float32Array:

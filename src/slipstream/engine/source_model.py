@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
+from slipstream.trtllm_checkpoint.config import active_sliding_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +32,6 @@ def read_source_model(directory: Path) -> SourceModel:
         pad_token_id=_token_id(generation, "pad_token_id"),
         sliding_window_tokens=active_sliding_window(config),
     )
-
-
-def active_sliding_window(config: Mapping[str, object]) -> int | None:
-    """The window in tokens, or None where there is none or it is switched off."""
-    window = config.get("sliding_window")
-    return window if isinstance(window, int) and config.get("use_sliding_window", True) else None
 
 
 def _token_id(config: Mapping[str, object], key: str) -> int | None:

@@ -1,7 +1,7 @@
 """One rank's safetensors file, mapped into memory.
 
-Its own reader, because numpy has no bfloat16 and the safetensors package gives numpy no such tensor.
-In this package a uint16 array holds bfloat16 bits; `as_float32` is the one place that interprets them.
+Its own reader: the safetensors package copies what numpy only needs to look at, and dies of a damaged header.
+bfloat16 and float8 are the NumPy types of the package ml_dtypes.
 """
 
 from __future__ import annotations
@@ -13,22 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from slipstream.errors import SlipstreamError
 
-FloatBits = npt.NDArray[Any]  # float16, float32, or uint16 standing for bfloat16
+Array = npt.NDArray[Any]  # one of DTYPES
 Float32Array = npt.NDArray[np.float32]
 
-DTYPES: dict[str, type[np.generic]] = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "I64": np.dtype(np.int64),
+}
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
 
 
-def as_float32(values: FloatBits) -> Float32Array:
+def as_float32(values: Array) -> Float32Array:
     """Widen to float32, exactly."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return values.astype(np.float32)
 
 
@@ -50,15 +57,15 @@ class Shard:
         self.entries = _read_entries(path)
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
 
-    def tensor(self, name: str) -> FloatBits:
-        """The tensor `name` as a view on the file; bfloat16 comes as uint16."""
+    def tensor(self, name: str) -> Array:
+        """The tensor `name` as a view on the file."""
         entry = self.entries.get(name)
         if entry is None:
             raise SlipstreamError(f"{self.path}: tensor {name} is missing", mend="quantize the model again")
         if entry.dtype not in DTYPES:
             raise SlipstreamError(
-                f"{self.path}: tensor {name} is {entry.dtype}, the OpenVINO target reads {', '.join(DTYPES)}",
-                mend="quantize again with float weights (W8A16 is quantized by the build)",
+                f"{self.path}: tensor {name} is {entry.dtype}, a checkpoint holds {', '.join(DTYPES)}",
+                mend="quantize the model again",
             )
         return np.frombuffer(self._bytes[entry.start : entry.end], dtype=DTYPES[entry.dtype]).reshape(entry.shape)
 
@@ -90,7 +97,7 @@ def _entry(path: Path, name: str, fields: object, data_start: int, file_bytes: i
             raise _corrupt(path, f"the header entry of tensor {name} is {fields!r}")
     if not data_start <= entry.start <= entry.end <= file_bytes:
         raise _corrupt(path, f"tensor {name} ends at byte {entry.end}, the file at {file_bytes}")
-    if dtype in DTYPES and math.prod(entry.shape) * np.dtype(DTYPES[dtype]).itemsize != entry.end - entry.start:
+    if dtype in DTYPES and math.prod(entry.shape) * DTYPES[dtype].itemsize != entry.end - entry.start:
         raise _corrupt(path, f"tensor {name} of shape {list(entry.shape)} holds {entry.end - entry.start} bytes")
     return entry
 
