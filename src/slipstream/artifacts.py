@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.errors import RejectedArtifactError, SlipstreamError, StaleArtifactError
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of manifest.json
@@ -88,7 +88,8 @@ def read(path: Path, expected: Dependencies, *, mend: str, deep: bool = False) -
 def write(path: Path, depends_on: Dependencies, make: Callable[[Path], Mapping[str, Any]]) -> Artifact:
     """Run `make(temporary_directory)` and rename the result to `path`; `make` returns the stage's facts.
 
-    Whatever goes wrong (an error, Ctrl-C), the temporary directory is removed and an earlier artifact stays.
+    Whatever goes wrong (an error, Ctrl-C), the temporary directory is removed and an earlier artifact stays. With
+    RejectedArtifactError what was made is kept beside `path`, as NAME.rejected and without a manifest.
     """
     temporary = path.with_name(f".{path.name}.partial")
     _create(temporary, path)
@@ -100,11 +101,19 @@ def write(path: Path, depends_on: Dependencies, make: Callable[[Path], Mapping[s
         )
         _write_manifest(temporary, artifact, depends_on, started)
         _replace(temporary, path)
+    except RejectedArtifactError:
+        _replace(temporary, rejected(path))
+        raise
     except OSError as error:
         raise _write_error(path, depends_on.stage, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return artifact
+
+
+def rejected(path: Path) -> Path:
+    """Where an artifact lies that was made for `path` and did not pass."""
+    return path.with_name(f"{path.name}.rejected")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Every failure that a person can mend.
 
 SlipstreamError                 exit code 1: the work failed
+├── RejectedArtifactError       exit code 1: what was made is not good enough; it is kept aside
 ├── SpecError                   exit code 2: the deployment file or a ``--set`` override is wrong
 └── StaleArtifactError          exit code 3: an artifact is missing, stale or damaged
 
@@ -20,6 +21,10 @@ class SlipstreamError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  mend: {self.mend}"
+
+
+class RejectedArtifactError(SlipstreamError):
+    """What a stage made did not pass its own check: it must not be used, and is kept aside to be looked at."""
 
 
 class SpecError(SlipstreamError):

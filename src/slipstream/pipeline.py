@@ -7,6 +7,7 @@ model              quantize    `model.source`, `model.dtype`
 checkpoint         quantize    the model, `quantization`, the recipe and its texts, tp and pp
 engine             build       the checkpoint, `engine.target`, `engine.max_seq_len`
 model_repository   render      the engine, the rest of `engine` and what of `runtime` models read
+draft/model …      quantize    the same two for `engine.draft`, where there is one
 =================  ==========  ==================================================================
 
 Changing a port or a timeout makes nothing again; changing a recipe makes everything after the model again.
@@ -18,14 +19,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slipstream import __version__, artifacts
 from slipstream.artifacts import Artifact, Dependencies
 from slipstream.errors import SlipstreamError, StaleArtifactError
 from slipstream.progress import Reporter
 from slipstream.project import Workspace, recipes_directory
-from slipstream.spec import DeploymentSpec
+from slipstream.spec import DeploymentSpec, ModelSpec, QuantizationSpec
+
+if TYPE_CHECKING:
+    from slipstream.quantize.recipes import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +113,9 @@ def require(stage: Stage | None, context: Context, *, deep: bool = False) -> Non
 
 def stages_for(spec: DeploymentSpec) -> tuple[Stage, ...]:
     """The stages of a deployment, in order."""
-    if spec.engine.target == "openvino":
-        return (MODEL, CHECKPOINT, ENGINE, REPOSITORY)
-    return (MODEL, CHECKPOINT, ENGINE, GPU_REPOSITORY)
+    # Both models before the first checkpoint: a pair that does not fit is refused before hours of work.
+    quantized = (MODEL, DRAFT_MODEL, CHECKPOINT, DRAFT_CHECKPOINT) if spec.engine.draft else (MODEL, CHECKPOINT)
+    return (*quantized, ENGINE, REPOSITORY if spec.engine.target == "openvino" else GPU_REPOSITORY)
 
 
 def refuse_unbuildable(spec: DeploymentSpec) -> None:
@@ -143,53 +147,89 @@ def _packages(*names: str) -> Callable[[Context], Mapping[str, str]]:
     return lambda _context: {name: _version(name) for name in names}
 
 
-def _model_fields(context: Context) -> Mapping[str, Any]:
-    model = context.spec.model
-    return {"model.source": model.source, "model.dtype": model.dtype}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quantized:
+    """A model of a deployment that is quantized, and where its artifacts lie."""
+
+    field: str  # of the spec: "" for the target, "engine.draft." for the draft
+    model: ModelSpec
+    quantization: QuantizationSpec
+    workspace: Workspace
 
 
-def _model_source(context: Context) -> Mapping[str, str]:
-    from slipstream.quantize.identity import source_identity
-
-    return {"model source": source_identity(context.spec.model.source) or artifacts.NOT_INSTALLED}
-
-
-def _make_model(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
-    from slipstream.quantize.model import prepare_model
-
-    model = context.spec.model
-    return asdict(prepare_model(model.source, model.dtype, out, report))
-
-
-def _checkpoint_fields(context: Context) -> Mapping[str, Any]:
-    from slipstream.quantize.recipes import load_recipe
-
+def _target(context: Context) -> _Quantized:
     spec = context.spec
-    return {
-        "quantization.recipe": spec.quantization.recipe,
-        "quantization.kv_cache": spec.quantization.kv_cache,
-        "engine.tp_size": spec.engine.tp_size,
-        "engine.pp_size": spec.engine.pp_size,
-        "recipe": load_recipe(spec.quantization.recipe, recipes_directory(context.root)).inputs(),
-    }
+    return _Quantized(field="", model=spec.model, quantization=spec.quantization, workspace=context.workspace)
 
 
-def _make_checkpoint(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
-    from slipstream.quantize.checkpoint import write_checkpoint
-    from slipstream.quantize.recipes import load_recipe
-
-    spec = context.spec
-    made = write_checkpoint(
-        context.workspace.model,
-        out,
-        recipe=load_recipe(spec.quantization.recipe, recipes_directory(context.root)),
-        kv_cache=spec.quantization.kv_cache,
-        tp_size=spec.engine.tp_size,
-        pp_size=spec.engine.pp_size,
-        dtype=spec.model.dtype,
-        report=report,
+def _draft(context: Context) -> _Quantized:
+    draft = context.spec.engine.draft
+    assert draft is not None, "its stages are run only where there is a draft"
+    return _Quantized(
+        field="engine.draft.", model=draft.model, quantization=draft.quantization, workspace=context.workspace.draft
     )
-    return asdict(made)
+
+
+def _model_stage(name: str, chosen: Callable[[Context], _Quantized], target: Stage | None = None) -> Stage:
+    """The model stage of the target, or of the draft that must fit `target`."""
+
+    def fields(context: Context) -> Mapping[str, Any]:
+        it = chosen(context)
+        return {f"{it.field}model.source": it.model.source, f"{it.field}model.dtype": it.model.dtype}
+
+    def source(context: Context) -> Mapping[str, str]:
+        from slipstream.quantize.identity import source_identity
+
+        return {"model source": source_identity(chosen(context).model.source) or artifacts.NOT_INSTALLED}
+
+    def make(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+        from slipstream.quantize.model import prepare_model
+
+        model = chosen(context).model
+        made = asdict(prepare_model(model.source, model.dtype, out, report))
+        if target is not None:
+            from slipstream.quantize.draft import compare_tokenizers
+
+            made |= asdict(compare_tokenizers(target.path(context), out))
+        return made
+
+    return Stage(name=name, verb="quantize", fields=fields, tools=source, make=make, parent=target)
+
+
+def _checkpoint_stage(name: str, chosen: Callable[[Context], _Quantized], parent: Stage) -> Stage:
+    def recipe(context: Context) -> Recipe:
+        from slipstream.quantize.recipes import load_recipe
+
+        return load_recipe(chosen(context).quantization.recipe, recipes_directory(context.root))
+
+    def fields(context: Context) -> Mapping[str, Any]:
+        it, engine = chosen(context), context.spec.engine
+        return {
+            f"{it.field}quantization.recipe": it.quantization.recipe,
+            f"{it.field}quantization.kv_cache": it.quantization.kv_cache,
+            "engine.tp_size": engine.tp_size,
+            "engine.pp_size": engine.pp_size,
+            "recipe": recipe(context).inputs(),
+        }
+
+    def make(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+        from slipstream.quantize.checkpoint import write_checkpoint
+
+        it, engine = chosen(context), context.spec.engine
+        made = write_checkpoint(
+            it.workspace.model,
+            out,
+            recipe=recipe(context),
+            kv_cache=it.quantization.kv_cache,
+            tp_size=engine.tp_size,
+            pp_size=engine.pp_size,
+            dtype=it.model.dtype,
+            report=report,
+        )
+        return asdict(made)
+
+    tools = _packages("nvidia-modelopt", "transformers", "torch")
+    return Stage(name=name, verb="quantize", fields=fields, tools=tools, make=make, parent=parent)
 
 
 def _engine_fields(context: Context) -> Mapping[str, Any]:
@@ -232,31 +272,20 @@ def _make_repository(context: Context, out: Path, report: Reporter) -> Mapping[s
     from slipstream.repository.render import Locations, render_repository
 
     workspace = context.workspace
-    draft = workspace.directory / "draft" if context.spec.engine.draft else None
+    draft = workspace.draft if context.spec.engine.draft else None
     locations = Locations(
         engine_dir=str(workspace.engine),
         tokenizer_dir=str(workspace.model),
-        draft_engine_dir=str(draft / "engine") if draft else None,
-        draft_tokenizer_dir=str(draft / "model") if draft else None,
+        draft_engine_dir=str(draft.engine) if draft else None,
+        draft_tokenizer_dir=str(draft.model) if draft else None,
     )
     return asdict(render_repository(context.spec, locations, out, report))
 
 
-MODEL = Stage(
-    name="model",
-    verb="quantize",
-    fields=_model_fields,
-    tools=_model_source,
-    make=_make_model,
-)
-CHECKPOINT = Stage(
-    name="checkpoint",
-    verb="quantize",
-    fields=_checkpoint_fields,
-    tools=_packages("nvidia-modelopt", "transformers", "torch"),
-    make=_make_checkpoint,
-    parent=MODEL,
-)
+MODEL = _model_stage("model", _target)
+CHECKPOINT = _checkpoint_stage("checkpoint", _target, MODEL)
+DRAFT_MODEL = _model_stage("draft/model", _draft, MODEL)
+DRAFT_CHECKPOINT = _checkpoint_stage("draft/checkpoint", _draft, DRAFT_MODEL)
 ENGINE = Stage(
     name="engine",
     verb="build",

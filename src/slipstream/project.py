@@ -49,6 +49,11 @@ class Workspace:
         return self.directory / "model_repository"
 
     @property
+    def draft(self) -> Workspace:
+        """The artifacts of the draft model of this deployment."""
+        return Workspace(directory=self.directory / "draft")
+
+    @property
     def run(self) -> Path:
         """Logs and state of a serving deployment."""
         return self.directory / "run"

@@ -18,6 +18,9 @@ from slipstream.spec import DeploymentSpec
 MAX_SPEC_BYTES = 1 << 20
 SCHEMA_FILE = Path("deployments") / "schema.json"
 
+# What people write on a command line for two names that are long in TensorRT-LLM.
+SHORT_NAMES = {"engine.tp": "engine.tp_size", "engine.pp": "engine.pp_size"}
+
 _MAX_INT_BITS = 64
 _EXCERPT_CHARACTERS = 60
 _KEY_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "value"))  # name, << and =
@@ -91,6 +94,15 @@ def _read(path: Path) -> str:
 class _Loader(yaml.SafeLoader):
     """SafeLoader that says where a value cannot be read, and refuses keys that YAML would silently drop or retype."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # Few lines of aliases to aliases unfold to more values than memory holds.
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the alias *{event.anchor} is not followed", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
@@ -159,7 +171,8 @@ def _collect_lines(node: yaml.Node | None, prefix: tuple[str, ...], lines: dict[
 
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    fields = key.strip().split(".")
+    name = key.strip()
+    fields = SHORT_NAMES.get(name, name).split(".")
     if not equals or not all(fields):
         raise SpecError(f"--set {override}: KEY=VALUE is expected", mend="write for example --set runtime.ports=auto")
     group = settings

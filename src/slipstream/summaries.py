@@ -10,7 +10,7 @@ from slipstream.pipeline import Outcome
 
 def summarize(outcome: Outcome) -> str:
     """For example `int8_wo  perplexity 20.36 → 20.38`."""
-    return _SUMMARIES[outcome.stage](outcome.artifact.facts)
+    return _SUMMARIES[outcome.stage.removeprefix("draft/")](outcome.artifact.facts)
 
 
 def _model(facts: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from slipstream import artifacts
 from slipstream.artifacts import Artifact, Dependencies
-from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.errors import RejectedArtifactError, SlipstreamError, StaleArtifactError
 
 MEND = "slipstream build x"
 
@@ -175,3 +175,19 @@ def test_a_second_run_on_the_same_deployment_is_refused_by_name(tmp_path: Path) 
         process.join()
     with artifacts.locked(lock):
         pass
+
+
+def test_what_did_not_pass_is_kept_aside_and_the_earlier_artifact_stays(tmp_path: Path) -> None:
+    earlier = written(tmp_path)
+
+    def rejected(out: Path) -> Mapping[str, Any]:
+        make(out)
+        raise RejectedArtifactError("perplexity rose by 40 %, the limit is 5 %", mend="try fp8")
+
+    with pytest.raises(RejectedArtifactError):
+        artifacts.write(tmp_path / "engine", dependencies(), rejected)
+    aside = artifacts.rejected(tmp_path / "engine")
+    assert (aside / "nested" / "weights.bin").read_bytes() == b"12345"
+    assert not (aside / "manifest.json").exists()  # nothing takes it for an artifact
+    assert artifacts.read(tmp_path / "engine", dependencies(), mend=MEND, deep=True) == earlier
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "engine.rejected"]

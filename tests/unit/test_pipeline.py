@@ -8,7 +8,7 @@ import pytest
 
 from slipstream import artifacts, pipeline
 from slipstream.errors import StaleArtifactError
-from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage, require
+from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage, require, stages_for
 from slipstream.project import Workspace
 from slipstream.quantize import identity
 from slipstream.spec_file import load_deployment
@@ -91,3 +91,20 @@ def test_a_machine_without_the_makers_tools_finds_everything_up_to_date(
     monkeypatch.setattr(pipeline, "_version", lambda package: "99")
     with pytest.raises(StaleArtifactError, match="tool nvidia-modelopt was"):
         require(REPOSITORY, context)
+
+
+def test_a_draft_is_a_pair_with_its_target(root: Path, tmp_path: Path) -> None:
+    def digests_of(*overrides: str) -> dict[str, str]:
+        spec = load_deployment("llama-3.3-70b-fp8-tp4-draft", overrides, root=root)
+        context = Context(spec=spec, root=root, workspace=Workspace(directory=tmp_path))
+        return {stage.name: stage.dependencies(context).digest for stage in stages_for(spec)}
+
+    before = digests_of()
+    assert list(before) == ["model", "draft/model", "checkpoint", "draft/checkpoint", "engine", "model_repository"]
+    changed = {
+        override: [name for name, digest in digests_of(override).items() if digest != before[name]][:2]
+        for override in ("engine.draft.quantization.recipe=none", "quantization.recipe=none", "model.dtype=float16")
+    }
+    assert changed["engine.draft.quantization.recipe=none"][:1] == ["draft/checkpoint"]
+    assert changed["quantization.recipe=none"] == ["checkpoint", "engine"]
+    assert changed["model.dtype=float16"] == ["model", "draft/model"]  # the tokenizers are compared again

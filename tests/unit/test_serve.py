@@ -52,6 +52,17 @@ def test_a_busy_port_is_reported_with_its_owner_and_the_mend(busy_port: int) -> 
     assert "runtime.ports=auto" in caught.value.mend
 
 
+def test_a_port_of_the_system_is_not_called_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unprivileged(socket.socket):
+        def bind(self, _address: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("slipstream.serve.ports.socket.socket", Unprivileged)
+    with pytest.raises(SlipstreamError, match="port 80 on 127.0.0.1 may not be opened") as caught:
+        resolve_ports(PortsSpec(http=80))
+    assert "1024" in caught.value.mend
+
+
 def test_auto_gives_four_free_ports() -> None:
     ports = resolve_ports("auto")
     assert len({ports.http, ports.grpc, ports.metrics, ports.gateway}) == 4

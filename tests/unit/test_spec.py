@@ -55,6 +55,11 @@ def test_an_override_wins_over_the_file(root: Path) -> None:
     assert (spec.engine.max_batch_size, spec.runtime.execution) == (7, "accuracy")
 
 
+def test_tp_and_pp_may_be_written_short_on_the_command_line(root: Path) -> None:
+    engine = load_deployment("smollm2-135m-cpu", ["engine.tp=3", "engine.pp=2"], root=root).engine
+    assert (engine.tp_size, engine.pp_size) == (3, 2)
+
+
 def test_ports_are_a_group_or_auto(root: Path) -> None:
     assert load_deployment(DEFAULT, ["runtime.ports=auto"], root=root).runtime.ports == "auto"
     ports = load_deployment(DEFAULT, ["runtime.ports=auto", "runtime.ports.http=9000"], root=root).runtime.ports
@@ -145,8 +150,8 @@ def test_an_unknown_deployment_is_refused_with_the_known_ones(root: Path) -> Non
         ("name: a\n? [a, b]\n: 1", ":2: not valid YAML: a key must be text, found a sequence"),
         ("name: a\n? {a: b}\n: 1", ":2: not valid YAML: a key must be text, found a mapping"),
         ("name: a\n1: 2", ":2: not valid YAML: a key must be text, found 1"),
-        ("&a {<<: *a}", "within itself"),
-        ("engine: &a {draft: *a}", "within itself"),
+        ("&a {<<: *a}", ":1: not valid YAML: the alias *a is not followed"),
+        ("name: &a x\nengine: {draft: *a}", ":2: not valid YAML: the alias *a is not followed"),
     ],
 )
 def test_a_file_that_is_no_deployment_is_refused(root: Path, tmp_path: Path, content: str, expected: str) -> None:

@@ -66,6 +66,11 @@ def _is_free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
+        except PermissionError as error:
+            raise SlipstreamError(
+                f"port {port} on {LOOPBACK} may not be opened by this user: ports below 1024 are the system's",
+                mend="choose a port of 1024 or higher",
+            ) from error
         except OSError:
             return False
     return True

@@ -97,8 +97,10 @@ def stop_served(run: Path) -> bool:
     process = states.supervisor(state) if state else None
     if process is None:
         return False
-    family = [process, *process.children(recursive=True)]
-    process.terminate()
+    family = [process]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+        family += process.children(recursive=True)
+        process.terminate()
     _, alive = psutil.wait_procs(family, timeout=_DOWN_TIMEOUT_S)
     for survivor in alive:
         with contextlib.suppress(psutil.Error):
