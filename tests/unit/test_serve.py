@@ -21,6 +21,7 @@ from slipstream.serve.ports import endpoints, resolve_ports
 from slipstream.serve.state import ServingState, read_state, serving, this_process, write_state
 from slipstream.serve.supervise import stop_served
 from slipstream.serve.watchdog import Watchdog
+from slipstream.spec import PortsSpec
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_port_of_the_system_is_not_called_busy(monkeypatch: pytest.MonkeyPatch
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("slipstream.serve.ports.socket.socket", Unprivileged)
-    with pytest.raises(SlipstreamError, match="port 80 on 127.0.0.1 may not be opened") as caught:
+    with pytest.raises(SlipstreamError, match=r"port 80 .* may not be opened") as caught:
         resolve_ports(PortsSpec(http=80))
     assert "1024" in caught.value.mend
 
