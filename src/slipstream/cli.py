@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from slipstream import __version__, commands, serving_commands
+from slipstream import __version__, commands, serving_commands, verify_command
 from slipstream.commands import Request
 from slipstream.errors import SlipstreamError
 
@@ -50,8 +50,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.command()
 def quantize(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
-    """Prepare the model and write its TensorRT-LLM checkpoint, with the perplexity before and after."""
+    """Prepare the model and write its TensorRT-LLM checkpoint, with what quantization cost in accuracy."""
     commands.make(Request(deployment, sets or [], out, json), "quantize")
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(metavar="DEPLOYMENT|DIR", help="A deployment, or a checkpoint directory.")],
+    sets: Sets = None,
+    out: Out = None,
+    json: Json = False,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The Hugging Face model it was made of. Default: the one beside.")
+    ] = None,
+) -> None:
+    """Run a checkpoint's ranks as they stand and compare them with the model; exit 1 when something is wrong."""
+    if not verify_command.verify(Request(target, sets or [], out, json), model):
+        sys.exit(1)
 
 
 @app.command()

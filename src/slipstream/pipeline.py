@@ -207,25 +207,30 @@ def _checkpoint_stage(name: str, chosen: Callable[[Context], _Quantized], parent
         return {
             f"{it.field}quantization.recipe": it.quantization.recipe,
             f"{it.field}quantization.kv_cache": it.quantization.kv_cache,
-            "engine.tp_size": engine.tp_size,
-            "engine.pp_size": engine.pp_size,
+            **{f"engine.{name}": getattr(engine, name) for name in ("tp_size", "pp_size", "moe_ep_size")},
             "recipe": recipe(context).inputs(),
         }
 
     def make(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+        from slipstream.quantize.accuracy import rejection
         from slipstream.quantize.checkpoint import write_checkpoint
 
-        it, engine = chosen(context), context.spec.engine
+        it, engine, chosen_recipe = chosen(context), context.spec.engine, recipe(context)
         made = write_checkpoint(
             it.workspace.model,
             out,
-            recipe=recipe(context),
+            recipe=chosen_recipe,
             kv_cache=it.quantization.kv_cache,
             tp_size=engine.tp_size,
             pp_size=engine.pp_size,
+            moe_ep_size=engine.moe_ep_size,
             dtype=it.model.dtype,
             report=report,
+            resume_directory=it.workspace.directory / ".calibration",
         )
+        if made.violations:
+            method, kept_at = chosen_recipe.settings.method, artifacts.rejected(it.workspace.checkpoint)
+            raise rejection(made.recipe, method, made.violations, kept_at)
         return asdict(made)
 
     tools = _packages("nvidia-modelopt", "transformers", "torch")

@@ -70,6 +70,9 @@ class EngineSpec(Group):
     target: Target = Field(description="`openvino`: CPU, embedded; `tensorrt_llm`: GPU, trtllm-build")
     tp_size: int = Field(1, ge=1, le=64, description="tensor-parallel ranks")
     pp_size: int = Field(1, ge=1, le=64, description="pipeline-parallel ranks")
+    moe_ep_size: int = Field(
+        1, ge=1, le=64, description="of the tp_size ranks, so many groups hold different experts; 1: each expert is cut"
+    )
     max_batch_size: int = Field(32, ge=1, le=4096, description="requests scheduled in one iteration")
     max_num_tokens: int = Field(2048, ge=1, le=1_048_576, description="tokens computed in one iteration")
     max_seq_len: int = Field(2048, ge=2, le=10_485_760, description="prompt and output tokens of one request")

@@ -97,7 +97,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             # Few lines of aliases to aliases unfold to more values than memory holds.
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem=f"the alias *{event.anchor} is not followed", problem_mark=event.start_mark
             )

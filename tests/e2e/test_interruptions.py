@@ -72,7 +72,7 @@ def workspace(artifacts: Path, request: pytest.FixtureRequest) -> Path:
     [
         ("quantize", "reading", "model"),
         ("quantize", "loading the model", "checkpoint"),
-        ("quantize", "perplexity before", "checkpoint"),
+        ("quantize", "evaluation text before", "checkpoint"),
         ("build", "", "engine"),
     ],
     ids=["model", "load", "measure", "build"],

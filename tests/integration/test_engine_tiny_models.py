@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from slipstream.engine.quantize_rows import quantize_rows
-from tests.fakes.checkpoints import LLAMA3_SCALING, TinyModel, hugging_face_weights, write_checkpoint
+from tests.fakes.checkpoints import (
+    LLAMA3_SCALING,
+    Stored,
+    TinyModel,
+    dequantized_weights,
+    hugging_face_weights,
+    write_checkpoint,
+)
 from tests.fakes.engines import build, greedy, logits, pipeline
 
 LLAMA = TinyModel()
@@ -27,6 +34,7 @@ MODELS = {
     "qwen2 with biases": replace(LLAMA, architecture="Qwen2ForCausalLM", has_qkv_bias=True),
     "qwen3 with head norms": replace(LLAMA, architecture="Qwen3ForCausalLM", has_qk_norm=True),
 }
+FORMATS = ("W8A8_SQ_PER_CHANNEL", "FP8", "W4A16_AWQ", "W4A8_AWQ", "NVFP4")
 LOGIT_TOLERANCE = 2e-4  # float32 sums in another order; logits are of the order of 10
 IDS = np.random.default_rng(3).integers(0, LLAMA.vocab_size, (2, 150))  # beyond the 64 tokens that scaling is told of
 
@@ -57,6 +65,33 @@ def test_int8_logits_are_those_of_modelopts_fake_quantized_model(model: TinyMode
     quantized = calibrated(hugging_face_model(model))
     expected = reference_logits(quantized)
     np.testing.assert_allclose(logits(engine, IDS, chunk=40), expected, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("quant_algo", FORMATS)
+@pytest.mark.parametrize("shares_input_scales", [True, False])
+def test_quantized_logits_are_those_of_the_dequantized_weights(
+    tmp_path: Path, quant_algo: str, shares_input_scales: bool
+) -> None:
+    model = replace(LLAMA, intermediate_size=128)
+    excluded = ("lm_head", "transformer.layers.1.mlp.proj", "transformer.layers.0.mlp.gate")
+    stored = Stored(quant_algo=quant_algo, shares_input_scales=shares_input_scales, exclude_modules=excluded)
+    engine = build(write_checkpoint(tmp_path / "checkpoint", model, stored))
+    expected = reference_logits(hugging_face_model(model, dequantized_weights(model, stored)))
+    assert np.abs(expected - reference_logits(hugging_face_model(model))).max() > 20 * LOGIT_TOLERANCE
+    np.testing.assert_allclose(logits(engine, IDS, chunk=40), expected, atol=LOGIT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("quant_algo", FORMATS)
+def test_quantized_greedy_tokens_are_those_of_the_dequantized_weights(tmp_path: Path, quant_algo: str) -> None:
+    model = replace(MODELS["qwen2 with biases"], intermediate_size=128, dtype="bfloat16")
+    stored = Stored(quant_algo=quant_algo, tp_size=2, pp_size=2, kv_cache_quant_algo="FP8")
+    pipe = pipeline(build(write_checkpoint(tmp_path / "checkpoint", model, stored)), "accuracy")
+    reference = hugging_face_model(model, dequantized_weights(model, stored))
+    prompts = [IDS[row, :length].tolist() for row, length in ((0, 3), (1, 17))]
+    together = greedy(pipe, prompts, 32)
+    assert together == [
+        reference_choices(reference, prompt, tokens) for prompt, tokens in zip(prompts, together, strict=True)
+    ]
 
 
 def test_greedy_tokens_are_hugging_faces_one_by_one_and_in_flight(model: TinyModel, tmp_path: Path) -> None:
@@ -97,8 +132,8 @@ def test_modelopts_own_export_builds_like_the_tiny_writers(tmp_path: Path) -> No
     assert (build(exported) / "openvino_model.bin").read_bytes() == (written / "openvino_model.bin").read_bytes()
 
 
-def hugging_face_model(model: TinyModel) -> Any:
-    """The Hugging Face model with the weights of the tiny checkpoint, in float32."""
+def hugging_face_model(model: TinyModel, weights: Mapping[str, Any] | None = None) -> Any:
+    """The Hugging Face model with the weights of the tiny checkpoint, or with `weights`, in float32."""
     import transformers
 
     config_class = getattr(transformers, model.architecture.replace("ForCausalLM", "Config"))
@@ -119,8 +154,10 @@ def hugging_face_model(model: TinyModel) -> Any:
         attn_implementation="eager",
     )
     reference = getattr(transformers, model.architecture)(config).eval()
-    weights = {name: torch.from_numpy(values) for name, values in hugging_face_weights(model).items()}
-    reference.load_state_dict(weights, strict=True)
+    tensors = {
+        name: torch.from_numpy(values.copy()) for name, values in (weights or hugging_face_weights(model)).items()
+    }
+    reference.load_state_dict(tensors, strict=True)
     return reference
 
 

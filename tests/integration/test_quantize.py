@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from slipstream.errors import SlipstreamError
 from slipstream.progress import silent
 from slipstream.quantize.checkpoint import CheckpointReport, write_checkpoint
-from slipstream.quantize.modelopt_int8 import calibrate_int8_rows, digest
+from slipstream.quantize.hf_model import load_model
+from slipstream.quantize.measure import scales_digest
+from slipstream.quantize.modelopt_quantize import quantize_model, quantizers_of
 from slipstream.quantize.recipes import Recipe, load_recipe
 from tests.integration.tiny_models import LLAMA3_ROPE, a_recipe, save_model
 
@@ -82,13 +83,19 @@ def test_the_exported_weights_are_the_models_to_the_bit(artifacts: Path) -> None
 
 
 def test_a_rows_scale_is_its_largest_magnitude(artifacts: Path) -> None:
-    amax = calibrate_int8_rows(artifacts / "model", dtype="float16", report=silent)
+    quantized = load_model(artifacts / "model", "float16")
+    quantize_model(quantized, a_recipe().settings, "auto", [], silent, dtype="float16")
+    rows = {
+        name.removesuffix("_quantizer"): quantizer.amax.flatten()
+        for name, quantizer in quantizers_of(quantized)
+        if quantizer.is_enabled
+    }
     model = load_file(artifacts / "model" / "model.safetensors")
-    assert len(amax) == 30 * 7
-    for name, rows in amax.items():
-        assert np.array_equal(rows, model[f"{name}.weight"].float().abs().amax(dim=1).numpy()), name
+    assert len(rows) == 30 * 7
+    for name, largest in rows.items():
+        assert torch.equal(largest, model[name].float().abs().amax(dim=1)), name
     report = json.loads((artifacts / "checkpoint" / "quantization_report.json").read_text())
-    assert report["measurement"]["row_amax_sha256"] == digest(amax)
+    assert report["measurement"]["scales_sha256"] == scales_digest(quantized)
 
 
 def test_int8_weights_cost_the_real_model_next_to_no_perplexity(artifacts: Path) -> None:
@@ -117,7 +124,7 @@ def whole(llama: Path) -> Path:
 def test_two_runs_write_the_same_bytes(llama: Path, whole: Path, tmp_path: Path) -> None:
     again = export(llama, tmp_path / "again")
     names = sorted(path.name for path in whole.iterdir())
-    assert names == ["config.json", "quantization_report.json", "rank0.safetensors"]
+    assert names == ["config.json", "quantization_report.json", "rank0.safetensors", "reference_logits.safetensors"]
     for name in names:
         assert (again / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -233,7 +240,7 @@ def test_weights_that_overflow_are_noticed(tmp_path: Path) -> None:
     weights = load_file(model / "model.safetensors")
     weights["model.norm.weight"][:] = float("inf")
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SlipstreamError, match="perplexity is"):
+    with pytest.raises(SlipstreamError, match="the perplexity before quantization is not a number"):
         export(model, tmp_path / "out")
 
 

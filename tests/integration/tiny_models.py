@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slipstream.quantize.recipes import Calibration, Evaluation, Recipe, RecipeFile, WeightFormat
+from slipstream.formats import Method
+from slipstream.quantize.recipes import Calibration, Evaluation, Recipe, RecipeFile
 from tests.unit.small_tokenizers import SCRIPTS, byte_level
 
 SIZES = {
@@ -27,22 +28,19 @@ LLAMA3_ROPE = {
 }
 
 
-def a_recipe() -> Recipe:
-    """INT8 weight-only over a few short samples."""
+def a_recipe(method: Method = "int8_wo", **changes: Any) -> Recipe:
+    """A recipe for `method` over a few short samples; `changes` are fields of its file."""
     text = " ".join(SCRIPTS * 4)
-    return Recipe(
-        settings=RecipeFile(
-            name="int8_wo",
-            summary="for tests",
-            algorithm="max",
-            quant_algo="W8A16",
-            weights=WeightFormat(bits=8),
-            calibration=Calibration(text="t", samples=2, tokens_per_sample=32),
-            evaluation=Evaluation(text="t", samples=2, tokens_per_sample=32),
-        ),
-        calibration_text=text,
-        evaluation_text=text,
-    )
+    settings = {
+        "name": method,
+        "summary": "for tests",
+        "method": method,
+        "calibration": Calibration(text="t", samples=2, tokens_per_sample=32),
+        "evaluation": None if method == "none" else Evaluation(text="t", samples=2, tokens_per_sample=32),
+        "alpha": 0.5 if method == "int8_sq" else None,
+        "group_size": {"int4_awq": 64, "w4a8_awq": 128}.get(method),
+    }
+    return Recipe(settings=RecipeFile.model_validate(settings | changes), calibration_text=text, evaluation_text=text)
 
 
 def save_model(model_type: str, directory: Path, **changes: Any) -> Path:

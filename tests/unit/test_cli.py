@@ -125,9 +125,10 @@ def test_a_full_disk_is_one_message(
 def test_a_recipe_that_does_not_exist_is_refused_before_the_model_is_fetched(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, _, err = run(capsys, "quantize", "llama-3.1-8b-fp8-h100", "--out", str(tmp_path))
+    recipe = ("--set", "quantization.recipe=int9_wo")
+    code, _, err = run(capsys, "quantize", "llama-3.1-8b-fp8-h100", *recipe, "--out", str(tmp_path))
     assert code == 2
-    assert "there is no recipe 'fp8'" in err
+    assert "there is no recipe 'int9_wo', did you mean int8_wo?" in err
 
 
 def test_gpu_engines_are_not_built_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from slipstream.engine.architecture import read_architecture
 from slipstream.errors import SlipstreamError
-from slipstream.trtllm_checkpoint.config import Architecture, Llama3RopeScaling
+from slipstream.trtllm_checkpoint.config import QUANT_ALGOS, Architecture, Llama3RopeScaling
 from tests.fakes.checkpoints import LLAMA3_SCALING, TinyModel, checkpoint_config
 
 
@@ -39,6 +39,20 @@ def test_llama3_rope_scaling_is_read(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("algo", QUANT_ALGOS)
+@pytest.mark.parametrize("kv_cache_algo", [None, "FP8", "INT8"])
+def test_every_format_is_taken(tmp_path: Path, algo: str, kv_cache_algo: str | None) -> None:
+    section = {"quant_algo": algo, "kv_cache_quant_algo": kv_cache_algo, "group_size": 64}
+    quantization = read(tmp_path, quantization=section).quantization
+    assert (quantization.algo, quantization.kv_cache_algo) == (algo, kv_cache_algo)
+
+
+@pytest.mark.parametrize("pattern", ["lm_head", "*lm_head*", "*vocab_embedding", "transformer.layers.1*", "*.mlp.proj"])
+def test_patterns_that_leave_known_layers_in_floats_are_taken(tmp_path: Path, pattern: str) -> None:
+    section = {"quant_algo": "FP8", "exclude_modules": [pattern]}
+    assert read(tmp_path, quantization=section).quantization.exclude_modules == (pattern,)
+
+
 def test_missing_rotary_base_is_refused_and_never_assumed(tmp_path: Path) -> None:
     with pytest.raises(SlipstreamError, match="rotary_base is missing") as caught:
         read(tmp_path, rotary_base="absent")
@@ -58,10 +72,10 @@ def test_missing_rotary_base_is_refused_and_never_assumed(tmp_path: Path) -> Non
         ({"rotary_embedding_dim": 16}, "rotary_embedding_dim is 16"),
         ({"rotary_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rotary_scaling.rope_type is 'yarn'"),
         ({"residual_mlp": True}, "residual_mlp is True"),
-        ({"quantization": {"quant_algo": "FP8"}}, "quantization.quant_algo is 'FP8'"),
-        ({"quantization": {"quant_algo": "W4A16_AWQ"}}, "quantization.quant_algo is 'W4A16_AWQ'"),
-        ({"quantization": {"kv_cache_quant_algo": "INT8"}}, "quantization.kv_cache_quant_algo is 'INT8'"),
-        ({"quantization": {"exclude_modules": ["*mlp*"]}}, "quantization.exclude_modules is"),
+        ({"quantization": {"quant_algo": "W4A16_GPTQ"}}, "quantization.quant_algo is 'W4A16_GPTQ'"),
+        ({"quantization": {"quant_algo": "MIXED_PRECISION"}}, "quantization.quant_algo is 'MIXED_PRECISION'"),
+        ({"quantization": {"exclude_modules": ["*router"]}}, "quantization.exclude_modules is '*router'"),
+        ({"quantization": {"exclude_modules": ["transformer.layers.2.mlp.fc"]}}, "is 'transformer.layers.2.mlp.fc'"),
         ({"mapping": {"tp_size": 1, "pp_size": 1, "cp_size": 2}}, "mapping.cp_size is 2"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
     ],

@@ -16,14 +16,15 @@ import pytest
 from slipstream.engine.openvino import build_engine
 from slipstream.engine.properties import pipeline_properties
 from slipstream.errors import SlipstreamError, SpecError
-from tests.fakes.checkpoints import TinyModel, write_checkpoint
+from tests.fakes.checkpoints import Stored, TinyModel, write_checkpoint
 from tests.fakes.engines import build, logits
 
-MODEL = TinyModel()
+MODEL = TinyModel(intermediate_size=128)
+FORMATS = ("W8A16", "W8A8_SQ_PER_CHANNEL", "FP8", "W4A16_AWQ", "W4A8_AWQ", "NVFP4")
 IDS = np.random.default_rng(1).integers(0, MODEL.vocab_size, (2, 9))
 
 
-@pytest.mark.parametrize("quant_algo", [None, "W8A16"])
+@pytest.mark.parametrize("quant_algo", [None, *FORMATS])
 @pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (4, 1), (1, 2), (2, 2)])
 def test_parallelism_leaves_no_trace_in_the_engine(
     tmp_path: Path, tp_size: int, pp_size: int, quant_algo: str | None
@@ -53,11 +54,17 @@ def test_no_token_sees_a_later_one(tmp_path: Path) -> None:
     assert (before[:, -1] != after[:, -1]).any()
 
 
-def test_every_layer_becomes_paged_attention_with_fused_rope_and_norms(tmp_path: Path) -> None:
-    engine = build(write_checkpoint(tmp_path / "checkpoint", MODEL, quant_algo="W8A16"))
-    kernels = paged_kernels(engine)
+@pytest.mark.parametrize("quant_algo", [None, *FORMATS])
+def test_every_layer_becomes_paged_attention_with_fused_rope_and_norms(tmp_path: Path, quant_algo: str | None) -> None:
+    kernels = paged_kernels(build(write_checkpoint(tmp_path / "checkpoint", MODEL, quant_algo=quant_algo)))
     assert (kernels["PagedAttention"], kernels["RoPE"], kernels["RMS"]) == (2, 4, 5)
     assert kernels["FullyConnected"] == 2 * 4 + 1
+
+
+def test_branches_with_input_scales_of_their_own_are_two_products(tmp_path: Path) -> None:
+    stored = Stored(quant_algo="W4A16_AWQ", shares_input_scales=False)
+    kernels = paged_kernels(build(write_checkpoint(tmp_path / "checkpoint", MODEL, stored)))
+    assert kernels["FullyConnected"] == 2 * 5 + 1
 
 
 def paged_kernels(engine: Path) -> Counter[str]:
@@ -72,14 +79,43 @@ def paged_kernels(engine: Path) -> Counter[str]:
     return Counter(node.get_rt_info()["layerType"].astype(str) for node in runtime.get_ops())
 
 
-def test_weights_are_stored_in_the_type_they_have(tmp_path: Path) -> None:
-    model = replace(MODEL, vocab_size=1001)
-    half = build(write_checkpoint(tmp_path / "half", model))
-    int8 = build(write_checkpoint(tmp_path / "int8", model, quant_algo="W8A16"))
-    linear_weights = 2 * (256 * 64 + 128 * 64 + 3 * 96 * 64)
-    saved = (half / "openvino_model.bin").stat().st_size - (int8 / "openvino_model.bin").stat().st_size
-    scales_bytes = 2 * (256 + 64 + 192 + 64) * 4
-    assert saved == pytest.approx(linear_weights - scales_bytes, abs=256)
+LINEAR_WEIGHTS = 2 * (256 * 64 + 128 * 64 + 3 * 128 * 64)
+LINEAR_ROWS = 2 * (256 + 64 + 2 * 128 + 64)
+
+
+@pytest.mark.parametrize(
+    ("quant_algo", "weight_bits", "scale_bytes"),
+    [
+        ("W8A16", 8, 4 * LINEAR_ROWS),
+        ("W8A8_SQ_PER_CHANNEL", 8, 4 * LINEAR_ROWS + 4 * 2 * (128 + 128)),  # and of the inputs of dense and proj
+        ("FP8", 8, 4 * 2 * 2 * 128),  # the two branches, fused: one a row
+        ("W4A16_AWQ", 4, 4 * LINEAR_WEIGHTS // 32 + 4 * 2 * (128 + 128)),
+        ("NVFP4", 4, 4 * LINEAR_WEIGHTS // 16),
+    ],
+)
+def test_weights_are_stored_in_the_bits_of_their_format(
+    tmp_path: Path, quant_algo: str, weight_bits: int, scale_bytes: int
+) -> None:
+    half = build(write_checkpoint(tmp_path / "half", MODEL))
+    quantized = build(write_checkpoint(tmp_path / "quantized", MODEL, quant_algo=quant_algo))
+    saved = (half / "openvino_model.bin").stat().st_size - (quantized / "openvino_model.bin").stat().st_size
+    assert saved == pytest.approx(LINEAR_WEIGHTS * (16 - weight_bits) // 8 - scale_bytes, abs=512)
+
+
+def test_vocabulary_is_the_source_models_where_the_export_padded_it(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"vocab_size": 101}')
+    padded = write_checkpoint(tmp_path / "checkpoint", replace(MODEL, vocab_size=128), quant_algo="W4A16_AWQ")
+    engine = build(padded, tokenizer_dir=source)
+    assert logits(engine, IDS, chunk=9).shape == (2, 9, 101)
+    assert json.loads((engine / "engine.json").read_text())["vocab_size"] == 101
+
+
+@pytest.mark.parametrize("quant_algo", ["W4A8_AWQ", "NVFP4"])
+def test_engine_json_tells_the_format_of_the_checkpoint(tmp_path: Path, quant_algo: str) -> None:
+    engine = build(write_checkpoint(tmp_path / "checkpoint", MODEL, quant_algo=quant_algo, kv_cache_quant_algo="FP8"))
+    assert json.loads((engine / "engine.json").read_text())["quant_algo"] == quant_algo
 
 
 def test_engine_json_tells_what_a_backend_needs(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +16,28 @@ from slipstream.errors import SlipstreamError, SpecError
 from slipstream.quantize.architectures import read_architecture, trtllm_settings
 from slipstream.quantize.checkpoint import plan_export
 from slipstream.quantize.disk import writing_to
-from slipstream.quantize.export import ExportPlan, check_rotary
-from slipstream.quantize.recipes import Calibration, Evaluation, load_recipe
-from slipstream.quantize.samples import calibration_samples, evaluation_samples
-from tests.unit.small_tokenizers import byte_level
+from slipstream.quantize.export import ExportPlan, check_quantization, check_rotary
+from slipstream.quantize.recipes import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "quantize" / "recipes"
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
+    "hidden_size": 512,
+    "vocab_size": 1000,
     "intermediate_size": 1024,
     "num_hidden_layers": 4,
     "max_position_embeddings": 2048,
 }
 
 
-def a_plan(directory: Path, *, config: dict[str, Any] | None = None, **settings: Any) -> ExportPlan:
+def a_plan(
+    directory: Path, *, recipe: str = "int8_wo", config: dict[str, Any] | None = None, **settings: Any
+) -> ExportPlan:
     (directory / "config.json").write_text(json.dumps(CONFIG | (config or {})))
     chosen = {"kv_cache": "auto", "tp_size": 1, "pp_size": 1, "dtype": "float16"} | settings
-    return plan_export(directory, recipe=load_recipe("int8_wo", RECIPES), **chosen)
+    return plan_export(directory, recipe=load_recipe(recipe, RECIPES), **chosen)
 
 
 def test_a_plan_says_what_tensorrt_llm_will_read(tmp_path: Path) -> None:
@@ -46,8 +50,9 @@ def test_a_plan_says_what_tensorrt_llm_will_read(tmp_path: Path) -> None:
     [
         ({"tp_size": 3}, "8 attention heads"),
         ({"pp_size": 3}, "4 layers"),
-        ({"kv_cache": "fp8"}, "paged context FMHA"),
-        ({"kv_cache": "int8"}, "paged context FMHA"),
+        ({"recipe": "int8_sq", "tp_size": 4}, "2 KV heads"),
+        ({"recipe": "w4a8_awq", "tp_size": 8}, "group size 128"),
+        ({"recipe": "nvfp4", "kv_cache": "int8"}, "rejects an INT8 KV cache"),
         ({"dtype": "float32"}, "float32 would become float16"),
     ],
 )
@@ -64,12 +69,67 @@ def test_a_setting_that_cannot_work_is_a_spec_error(tmp_path: Path, settings: di
         ({"architectures": None}, "architectures is None"),
         ({"num_attention_heads": "8"}, "num_attention_heads is '8'"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantized already \(gptq\)"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "sliding_window": 1024}, "sliding window"),
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 1024}, "sliding window of 1024"),
     ],
 )
 def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(SlipstreamError, match=message):
         a_plan(tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    ("method", "nearest"),
+    [
+        ("gptq", "int4_awq"),
+        ("awq", "int4_awq"),
+        ("bitsandbytes", "int8_wo"),
+        ("fp8", "fp8"),
+        ("unheard", "name a recipe"),
+    ],
+)
+def test_a_quantized_checkpoint_is_answered_with_the_nearest_recipe(tmp_path: Path, method: str, nearest: str) -> None:
+    with pytest.raises(SlipstreamError, match=method) as caught:
+        a_plan(tmp_path, config={"quantization_config": {"quant_method": method}})
+    assert nearest in caught.value.mend
+
+
+def test_a_unified_export_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(SlipstreamError, match=r"quantized already \(modelopt\)"):
+        a_plan(tmp_path)
+
+
+def test_a_kv_cache_needs_a_calibration(tmp_path: Path) -> None:
+    assert a_plan(tmp_path, kv_cache="fp8").kv_cache == "fp8"
+    recipe = load_recipe("int8_wo", RECIPES)
+    without = replace(recipe, settings=recipe.settings.model_copy(update={"calibration": None}))
+    with pytest.raises(SpecError, match="scales depend on activations"):
+        plan_export(tmp_path, recipe=without, kv_cache="fp8", tp_size=1, pp_size=1, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "written", "is_lost"),
+    [
+        ("int8", "INT8", False),
+        ("int8", None, True),
+        ("fp8", "FP8", False),
+        ("auto", None, False),
+        ("auto", "FP8", True),
+    ],
+)
+def test_a_kv_cache_lost_in_the_export_is_noticed(
+    tmp_path: Path, kv_cache: str, written: str | None, is_lost: bool
+) -> None:
+    plan = a_plan(tmp_path, recipe="fp8", kv_cache=kv_cache)
+    config = {"quant_algo": "FP8", "kv_cache_quant_algo": written}
+    with pytest.raises(SlipstreamError, match="kv_cache_quant_algo is") if is_lost else nullcontext():
+        check_quantization(config, plan)
+
+
+def test_a_quant_algo_lost_in_the_export_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(SlipstreamError, match="quant_algo is MIXED_PRECISION, FP8 was asked for"):
+        check_quantization({"quant_algo": "MIXED_PRECISION"}, a_plan(tmp_path, recipe="fp8"))
 
 
 @pytest.mark.parametrize(
@@ -112,27 +172,6 @@ def test_a_rotary_setting_lost_in_the_export_is_noticed(field: str) -> None:
     del exported[field]
     with pytest.raises(SlipstreamError, match=f"{field} is None"):
         check_rotary(exported, model)
-
-
-TEXT = "The quick brown fox jumps over the lazy dog. " * 40
-
-
-def test_calibration_takes_the_same_samples_for_the_same_seed() -> None:
-    settings = Calibration(text="t", samples=3, tokens_per_sample=16, seed=1)
-    first, again = (calibration_samples(byte_level(), TEXT, settings) for _ in range(2))
-    assert first == again
-    assert [len(sample) for sample in first] == [16, 16, 16]
-    assert first != calibration_samples(byte_level(), TEXT, settings.model_copy(update={"seed": 2}))
-
-
-def test_evaluation_reads_the_text_from_its_beginning() -> None:
-    samples = evaluation_samples(byte_level(), TEXT, Evaluation(text="t", samples=2, tokens_per_sample=16))
-    assert [token for sample in samples for token in sample] == byte_level().encode(TEXT)[:32]
-
-
-def test_a_text_that_is_too_short_is_refused_with_the_numbers() -> None:
-    with pytest.raises(SpecError, match=r"t\.txt: has \d+ tokens, the recipe wants 4 x 256"):
-        evaluation_samples(byte_level(), "short", Evaluation(text="t.txt", samples=4, tokens_per_sample=256))
 
 
 @pytest.mark.parametrize(

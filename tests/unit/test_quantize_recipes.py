@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from slipstream.errors import SpecError
+from slipstream.formats import FORMATS
 from slipstream.quantize.recipes import Recipe, load_recipe, recipe_names
 
 QUANTIZE = Path(__file__).resolve().parents[2] / "quantize"
@@ -28,13 +29,10 @@ def changed(recipes: Path, **fields: Any) -> Recipe:
 
 
 def test_every_recipe_of_the_project_can_be_read() -> None:
-    assert recipe_names(QUANTIZE / "recipes") == ["int8_wo", "none"]
-    assert [load_recipe(name, QUANTIZE / "recipes").name for name in ("int8_wo", "none")] == ["int8_wo", "none"]
-
-
-def test_int8_weight_only_is_what_tensorrt_llm_calls_w8a16(recipes: Path) -> None:
-    settings = load_recipe("int8_wo", recipes).settings
-    assert (settings.quant_algo, settings.weights.bits, settings.weights.group_size) == ("W8A16", 8, None)
+    assert recipe_names(QUANTIZE / "recipes") == sorted(FORMATS)
+    for name in FORMATS:
+        settings = load_recipe(name, QUANTIZE / "recipes").settings
+        assert (settings.name, settings.method, settings.quant_algo) == (name, name, FORMATS[name].quant_algo)
 
 
 def test_a_recipe_cannot_be_changed_once_read(recipes: Path) -> None:
@@ -48,7 +46,13 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_and_the_list(recipes: Pa
     assert "int8_wo, none" in caught.value.mend
 
 
-@pytest.mark.parametrize("name", ["fp8", "../recipes/none", ""])
+def test_a_name_that_people_try_is_answered_with_what_to_do(recipes: Path) -> None:
+    with pytest.raises(SpecError, match="'GPTQ' is no recipe") as caught:
+        load_recipe("GPTQ", recipes)
+    assert "int4_awq" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", ["fp9", "../recipes/none", ""])
 def test_a_name_is_never_a_path(recipes: Path, name: str) -> None:
     with pytest.raises(SpecError, match="there is no recipe"):
         load_recipe(name, recipes)
@@ -58,10 +62,27 @@ def test_a_name_is_never_a_path(recipes: Path, name: str) -> None:
     ("fields", "message"),
     [
         ({"colour": "red"}, "colour"),
-        ({"weights": {"bits": 3}}, "weights.bits"),
-        ({"weights": None}, "needs weights"),
-        ({"weights": {"bits": 8, "group_size": 64}}, "group_size must be null"),
-        ({"quant_algo": None}, "quant_algo is null"),
+        ({"method": "int3"}, "method"),
+        ({"alpha": 0.5}, "alpha can be given for int8_sq alone"),
+        ({"method": "int8_sq", "alpha": 0.5, "alpha_search": [0.5, 0.6]}, "give alpha, or alpha_search"),
+        ({"method": "int8_sq"}, "give alpha, or alpha_search"),
+        ({"method": "int8_sq", "alpha": 1.5}, "alpha"),
+        ({"group_size": 64}, "its group size is not chosen"),
+        ({"method": "int4_awq", "group_size": 32}, "group_size is 32, TensorRT-LLM has 64 and 128"),
+        ({"method": "int4_awq"}, "group_size is None"),
+        ({"method": "w4a8_awq", "group_size": 64}, "group_size is 64, TensorRT-LLM has 128"),
+        ({"method": "fp8", "calibration": None}, "calibration is needed"),
+        ({"method": "none"}, "exclude and evaluation must be left out"),
+        ({"evaluation": None}, "limits are given"),
+        ({"limits": {"max_kl": -1}}, "limits.max_kl"),
+        ({"limits": {"min_top1_agreement": 2}}, "limits.min_top1_agreement"),
+        ({"calibration": {"samples": 1, "tokens_per_sample": 8}}, "give one of text, jsonl and corpus, found none"),
+        (
+            {"calibration": {"text": "a", "corpus": "news", "samples": 1, "tokens_per_sample": 8}},
+            "found text and corpus",
+        ),
+        ({"calibration": {"text": "a", "field": "x", "samples": 1, "tokens_per_sample": 8}}, "field belongs to jsonl"),
+        ({"calibration": {"corpus": "poems", "samples": 1, "tokens_per_sample": 8}}, "calibration.corpus"),
         ({"name": "other"}, "name is 'other'"),
         ({"evaluation": {"text": "nowhere.txt", "samples": 1, "tokens_per_sample": 8}}, "nowhere.txt"),
         ({"calibration": {"text": "a", "samples": 0, "tokens_per_sample": 8}}, "calibration.samples"),
@@ -78,6 +99,29 @@ def test_what_a_checkpoint_depends_on_holds_the_texts(recipes: Path) -> None:
         text.write("One more line.")
     after = load_recipe("int8_wo", recipes).inputs()
     assert {key for key in before if before[key] != after[key]} == {"calibration_text_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("int8_sq", "alpha_search", [0.4, 0.6]),
+        ("int4_awq", "group_size", 128),
+        ("fp8", "exclude", ["model.layers.0.mlp.down_proj"]),
+        ("fp8", "limits", {"max_kl": 0.5}),
+    ],
+)
+def test_a_changed_setting_makes_another_checkpoint(recipes: Path, name: str, field: str, value: Any) -> None:
+    before = load_recipe(name, recipes).inputs()
+    path = recipes / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {field: value}))
+    after = load_recipe(name, recipes).inputs()
+    assert {key for key in before if before[key] != after[key]} == {field}
+
+
+def test_a_recipe_of_ones_own_may_use_any_method(recipes: Path) -> None:
+    settings = yaml.safe_load((recipes / "fp8.yaml").read_text()) | {"name": "fp8_mine"}
+    (recipes / "fp8_mine.yaml").write_text(yaml.safe_dump(settings))
+    assert load_recipe("fp8_mine", recipes).settings.quant_algo == "FP8"
 
 
 def test_the_two_texts_share_no_paragraph() -> None:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from slipstream.engine.architecture import matches_any
+from slipstream.engine.quantize_rows import quantize_rows
 from slipstream.errors import SlipstreamError
 from slipstream.trtllm_checkpoint.config import Architecture
-from slipstream.trtllm_checkpoint.shard import Array, Shard
+from slipstream.trtllm_checkpoint.linear import (
+    PARTS,
+    REPLICATED,
+    Linear,
+    can_join,
+    is_stored_quantized,
+    joined,
+    read_linear,
+)
+from slipstream.trtllm_checkpoint.shard import Array, Shard, as_float32
+
+T = TypeVar("T")
+KV_SCALES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
 
 
 class Checkpoint:
     """Merged tensors by what they do; nothing is loaded before it is asked for.
 
-    Every method returns the checkpoint's own bits.
+    Every method returns the checkpoint's own bits; linear layers of W8A16 are quantized, which the format leaves to
+    who loads it. The KV cache's scales are passed over: the engine has its own.
     """
 
     def __init__(self, directory: Path, architecture: Architecture) -> None:
@@ -26,7 +43,7 @@ class Checkpoint:
         ]
         tp_size = parallelism.tp_size
         self._stages = [ranks[start : start + tp_size] for start in range(0, len(ranks), tp_size)]
-        self._unread = {(shard.path, name) for shard in ranks for name in shard.entries}
+        self._unread = {(shard.path, name) for shard in ranks for name in shard.entries if not name.endswith(KV_SCALES)}
 
     def embedding(self) -> Array:
         """[vocab_size, hidden], the padding rows cut off."""
@@ -51,33 +68,40 @@ class Checkpoint:
         size = self._architecture.head_size if name.startswith("attention.") else self._architecture.hidden_size
         return self._replicated(self._stage(layer), self._layer_tensor(layer, f"{name}.weight"), size)
 
-    def has_bias(self, layer: int, name: str) -> bool:
-        """Whether the linear layer `name` has a bias."""
-        return self._layer_tensor(layer, f"{name}.bias") in self._stages[self._stage(layer)][0].entries
-
-    def column_parallel(self, layer: int, name: str, out_size: int) -> Array:
+    def column_parallel(self, layer: int, name: str, out_size: int) -> Linear:
         """[out_size, hidden]: ranks hold output rows."""
-        return self._merged(layer, name, 0, (out_size, self._architecture.hidden_size))
+        return self._joined(layer, name, self._linears(layer, name, (out_size, self._architecture.hidden_size), 0), 0)
 
-    def row_parallel(self, layer: int, name: str, in_size: int) -> Array:
+    def row_parallel(self, layer: int, name: str, in_size: int) -> Linear:
         """[hidden, in_size]: ranks hold input columns."""
-        return self._merged(layer, name, 1, (self._architecture.hidden_size, in_size))
+        return self._joined(layer, name, self._linears(layer, name, (self._architecture.hidden_size, in_size), 1), 1)
 
-    def qkv(self, layer: int, kind: str) -> Array:
-        """The rows of q, k and v, one after the other: `kind` is weight [rows, hidden] or bias [rows]."""
-        name = self._layer_tensor(layer, f"attention.qkv.{kind}")
-        stage = self._stages[self._stage(layer)]
-        columns = (self._architecture.hidden_size,) if kind == "weight" else ()
+    def qkv(self, layer: int) -> Linear:
+        """[rows of q, k and v one after the other, hidden]"""
         q_rows, kv_rows = self._local_rows()
-        shards = self._read(self._stage(layer), name)
-        for shard, tensor in zip(stage, shards, strict=True):
-            _require_shape(shard.path, name, tensor.shape, (q_rows + 2 * kv_rows, *columns))
-        # With more ranks than KV heads each head lies on several ranks: take its first copy.
-        copies = max(1, len(stage) // self._architecture.num_kv_heads)
-        q = [tensor[:q_rows] for tensor in shards]
-        k = [tensor[q_rows : q_rows + kv_rows] for tensor in shards[::copies]]
-        v = [tensor[q_rows + kv_rows :] for tensor in shards[::copies]]
-        return np.concatenate([*q, *k, *v])
+        tp_size = self._architecture.parallelism.tp_size
+        name = "attention.qkv"
+        shape = ((q_rows + 2 * kv_rows) * tp_size, self._architecture.hidden_size)
+        ranks = self._linears(layer, name, shape, 0)
+        starts = (0, q_rows, q_rows + kv_rows, q_rows + 2 * kv_rows)
+        parts = [
+            part.rows(start, stop) for start, stop in pairwise(starts) for part in self._first_copies(ranks, start > 0)
+        ]
+        return self._joined(layer, name, parts, 0)
+
+    def qkv_bias(self, layer: int) -> Array | None:
+        """[rows of q, k and v], or None where there is no bias."""
+        name = self._layer_tensor(layer, "attention.qkv.bias")
+        if name not in self._stages[self._stage(layer)][0].entries:
+            return None
+        q_rows, kv_rows = self._local_rows()
+        ranks = self._read(self._stage(layer), name)
+        for shard, tensor in zip(self._stages[self._stage(layer)], ranks, strict=True):
+            _require_shape(shard.path, name, tensor.shape, (q_rows + 2 * kv_rows,))
+        starts = (0, q_rows, q_rows + kv_rows, q_rows + 2 * kv_rows)
+        parts = [part[start:stop] for start, stop in pairwise(starts) for part in self._first_copies(ranks, start > 0)]
+        bias: Array = np.concatenate(parts)
+        return bias
 
     def require_all_read(self) -> None:
         """Refuse a checkpoint with tensors that no part of the graph asked for."""
@@ -106,14 +130,56 @@ class Checkpoint:
         self._unread -= {(shard.path, name) for shard in self._stages[stage]}
         return tensors
 
-    def _merged(self, layer: int, name: str, axis: int, shape: tuple[int, int]) -> Array:
-        tensor_name = self._layer_tensor(layer, f"{name}.weight")
-        shards = self._read(self._stage(layer), tensor_name)
-        local = list(shape)
-        local[axis] //= len(shards)
-        for shard, tensor in zip(self._stages[self._stage(layer)], shards, strict=True):
-            _require_shape(shard.path, tensor_name, tensor.shape, tuple(local))
-        return np.concatenate(shards, axis)
+    def _first_copies(self, ranks: Sequence[T], of_kv_heads: bool) -> Sequence[T]:
+        """With more ranks than KV heads each KV head lies on several ranks; one of them is enough."""
+        copies = max(1, len(ranks) // self._architecture.num_kv_heads) if of_kv_heads else 1
+        return ranks[::copies]
+
+    def _linears(self, layer: int, name: str, shape: tuple[int, int], axis: int) -> list[Linear]:
+        """Every rank's part of a layer of `shape` cut along `axis`."""
+        full_name, stage = self._layer_tensor(layer, name), self._stages[self._stage(layer)]
+        out_size, in_size = (size // len(stage) if dim == axis else size for dim, size in enumerate(shape))
+        self._require_as_configured(full_name, stage)
+        quantization = self._architecture.quantization
+        ranks = [read_linear(shard, full_name, quantization, out_size, in_size) for shard in stage]
+        for part in PARTS:
+            self._unread -= {(shard.path, f"{full_name}.{part}") for shard in stage}
+        for part in REPLICATED:
+            if f"{full_name}.{part}" in stage[0].entries:
+                tensors = [shard.tensor(f"{full_name}.{part}") for shard in stage]
+                _same_on_every_rank(tensors, f"{full_name}.{part}", stage)
+        return ranks
+
+    def _require_as_configured(self, name: str, stage: Sequence[Shard]) -> None:
+        """Float weights where config.json says so, and nowhere else: TensorRT-LLM goes by config.json alone."""
+        quantization = self._architecture.quantization
+        if quantization.algo in (None, "W8A16"):
+            return
+        is_excluded = matches_any(name, quantization.exclude_modules)
+        for shard in stage:
+            if is_stored_quantized(shard, name) == is_excluded:
+                stored, said = ("quantized", "names") if is_excluded else ("in floats", "does not name")
+                raise SlipstreamError(
+                    f"{shard.path}: {name} is stored {stored}, but quantization.exclude_modules {said} it",
+                    mend="quantize the model again",
+                )
+
+    def _joined(self, layer: int, name: str, parts: Sequence[Linear], axis: int) -> Linear:
+        if not can_join(parts, axis):
+            path = self._stages[self._stage(layer)][0].path
+            raise SlipstreamError(
+                f"{path.parent}: the scales of {self._layer_tensor(layer, name)} differ between ranks",
+                mend="delete the checkpoint and quantize the model again",
+            )
+        return self._quantized_as_configured(self._layer_tensor(layer, name), joined(parts, axis))
+
+    def _quantized_as_configured(self, name: str, linear: Linear) -> Linear:
+        """W8A16 checkpoints hold floats, which are quantized when they are loaded."""
+        quantization = self._architecture.quantization
+        if quantization.algo != "W8A16" or matches_any(name, quantization.exclude_modules):
+            return linear
+        rows = quantize_rows(as_float32(linear.values))
+        return Linear(values=rows.values, scales=rows.row_scales)
 
     def _replicated(self, stage: int, name: str, size: int) -> Array:
         whole = _same_on_every_rank(self._read(stage, name), name, self._stages[stage])

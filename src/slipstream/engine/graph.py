@@ -7,42 +7,44 @@ here, on the node and on its tensor, and cache, grouped heads and attention spel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
 from slipstream.engine.checkpoint import Checkpoint
-from slipstream.engine.quantize_rows import quantize_rows
 from slipstream.engine.rope import inverse_frequencies
+from slipstream.engine.weights import Value, float_constant
 from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.linear import Linear, can_join, joined
 from slipstream.trtllm_checkpoint.shard import Array, as_float32
-
-Value = Any  # an openvino Node or Output; the package has no types for them
 
 CACHE_NAME = "past_key_values.{layer}.{kind}"
 
 
-def build_graph(architecture: Architecture, checkpoint: Checkpoint, on_layer: Callable[[int], None]) -> ov.Model:
+def build_graph(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    on_layer: Callable[[int], None],
+    weight_value: Callable[[Linear], Value],
+) -> ov.Model:
     """The whole model: `input_ids` [batch, tokens] to `logits` [batch, tokens, vocab_size].
 
-    `on_layer` is called with the number of each layer when it is done.
+    `on_layer` is called with the number of each layer when it is done; `weight_value` gives a weight's form.
     """
     inputs = _Inputs()
-    embedding = _float_constant(checkpoint.embedding())
-    decoder = _Decoder(architecture, checkpoint, inputs)
+    embedding = float_constant(checkpoint.embedding())
+    decoder = _Decoder(architecture, checkpoint, inputs, weight_value)
     hidden = ops.gather(embedding, inputs.input_ids, _index(0))
     for layer in range(architecture.num_layers):
         hidden = decoder.layer(layer, hidden)
         on_layer(layer)
     hidden = decoder.rms_norm(hidden, checkpoint.final_norm())
     lm_head = checkpoint.lm_head()
-    logits = _matmul(hidden, embedding if lm_head is None else _float_constant(lm_head))
+    logits = _matmul(hidden, embedding if lm_head is None else float_constant(lm_head))
     logits.output(0).set_names({"logits"})
     return ov.Model([ops.result(logits, name="logits")], decoder.cache_writes, inputs.all, architecture.name)
 
@@ -88,19 +90,24 @@ class _Rotation:
 class _Decoder:
     """The layers; they share the rotation and the mask, and collect the writes to the cache."""
 
-    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, inputs: _Inputs) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        checkpoint: Checkpoint,
+        inputs: _Inputs,
+        weight_value: Callable[[Linear], Value],
+    ) -> None:
         self._architecture = architecture
         self._checkpoint = checkpoint
         self._inputs = inputs
+        self._weight_value = weight_value
         self._mask = inputs.causal_mask()
         self._rotate = _rotation(architecture, inputs.position_ids)
         self.cache_writes: list[Value] = []
 
     def layer(self, layer: int, hidden: Value) -> Value:
-        norm = self._checkpoint.norm
-        attended = self._attention(layer, self.rms_norm(hidden, norm(layer, "input_layernorm")))
-        hidden = ops.add(hidden, attended)
-        return ops.add(hidden, self._mlp(layer, self.rms_norm(hidden, norm(layer, "post_layernorm"))))
+        hidden = ops.add(hidden, self._attention(layer, hidden))
+        return ops.add(hidden, self._mlp(layer, hidden))
 
     def rms_norm(self, hidden: Value, weight: Array) -> Value:
         """Over the last dimension of `hidden`."""
@@ -124,8 +131,10 @@ class _Decoder:
     def _queries_keys_values(self, layer: int, hidden: Value) -> list[Value]:
         """Each [batch, its heads, tokens, head_size], normalized where the architecture does so."""
         architecture, checkpoint = self._architecture, self._checkpoint
-        bias = checkpoint.qkv(layer, "bias") if checkpoint.has_bias(layer, "attention.qkv") else None
-        qkv = self._linear(hidden, checkpoint.qkv(layer, "weight"), bias)
+        (qkv,) = self._normalized_products(hidden, checkpoint.norm(layer, "input_layernorm"), [checkpoint.qkv(layer)])
+        bias = checkpoint.qkv_bias(layer)
+        if bias is not None:
+            qkv = ops.add(qkv, ops.constant(as_float32(bias)))
         heads = [architecture.num_heads, architecture.num_kv_heads, architecture.num_kv_heads]
         parts = ops.variadic_split(qkv, _index(-1), _shape(*(count * architecture.head_size for count in heads)))
         q, k, v = (
@@ -167,17 +176,31 @@ class _Decoder:
     def _mlp(self, layer: int, hidden: Value) -> Value:
         """SwiGLU. TensorRT-LLM calls the activated branch `fc` and the other `gate`."""
         checkpoint, width = self._checkpoint, self._architecture.intermediate_size
-        # One product for both branches: the fastest form for a single stream, and the same numbers.
-        names = ("mlp.fc", "mlp.gate")
-        weight = np.concatenate([checkpoint.column_parallel(layer, name, width) for name in names])
-        branches = ops.split(self._linear(hidden, weight), _index(-1), 2)
-        gated = ops.multiply(ops.swish(branches.output(0)), branches.output(1))
+        norm = checkpoint.norm(layer, "post_layernorm")
+        branches = [checkpoint.column_parallel(layer, name, width).scaled_by_row() for name in ("mlp.fc", "mlp.gate")]
+        if can_join(branches, axis=0):
+            # One product for both branches: the fastest form for a single stream, and the same numbers.
+            (both,) = self._normalized_products(hidden, norm, [joined(branches, axis=0)])
+            activated, other = ops.split(both, _index(-1), 2).outputs()
+        else:  # AWQ scales the input of each by other numbers
+            activated, other = self._normalized_products(hidden, norm, branches)
+        gated = ops.multiply(ops.swish(activated), other)
         return self._linear(gated, checkpoint.row_parallel(layer, "mlp.proj", width))
 
-    def _linear(self, hidden: Value, weight: Array, bias: Array | None = None) -> Value:
-        is_quantized = self._architecture.quantization.algo == "W8A16"
-        product = _matmul(hidden, _int8_constant(weight) if is_quantized else _float_constant(weight))
-        return product if bias is None else ops.add(product, ops.constant(as_float32(bias)))
+    def _normalized_products(self, hidden: Value, norm: Array, linears: Sequence[Linear]) -> list[Value]:
+        """`hidden` normalized with the weight `norm`, then through each of `linears`."""
+        scales = linears[0].input_scales
+        if len(linears) > 1 or scales is None:
+            normalized = self.rms_norm(hidden, norm)
+            return [self._linear(normalized, linear) for linear in linears]
+        # The norm multiplies by the scales as well: a pass over the activations less.
+        normalized = self.rms_norm(hidden, as_float32(norm) * as_float32(scales))
+        return [_matmul(normalized, self._weight_value(linears[0]))]
+
+    def _linear(self, hidden: Value, linear: Linear) -> Value:
+        if linear.input_scales is not None:
+            hidden = ops.multiply(hidden, ops.constant(as_float32(linear.input_scales)))
+        return _matmul(hidden, self._weight_value(linear))
 
 
 def _rotation(architecture: Architecture, position_ids: Value) -> _Rotation:
@@ -196,28 +219,6 @@ def _rotation(architecture: Architecture, position_ids: Value) -> _Rotation:
 
 def _matmul(hidden: Value, weight: Value) -> Value:
     return ops.matmul(hidden, weight, transpose_a=False, transpose_b=True)
-
-
-def _int8_constant(weight: Array) -> Value:
-    """INT8 rows and their scales: OpenVINO recognises exactly this form and runs int8 kernels on it."""
-    rows = quantize_rows(as_float32(weight))
-    values = ops.convert(ops.constant(rows.values), "f32")
-    return ops.multiply(values, ops.constant(rows.row_scales[:, None]))
-
-
-def _float_constant(weight: Array) -> Value:
-    """The checkpoint's own bits; widened only while computing."""
-    if weight.dtype == ml_dtypes.bfloat16:
-        return ops.convert(_bfloat16_constant(weight), "f32")
-    constant = ops.constant(np.ascontiguousarray(weight))
-    return constant if weight.dtype == np.float32 else ops.convert(constant, "f32")
-
-
-def _bfloat16_constant(bits: Array) -> Value:
-    # The tensor must own its memory: over a numpy array that goes away, saving the model crashes the process.
-    tensor = ov.Tensor(ov.Type.bf16, ov.Shape(bits.shape))
-    tensor.data[:] = bits.view(tensor.data.dtype)
-    return ops.constant(tensor)
 
 
 def _parameter(name: str, shape: list[int], dtype: type[np.generic]) -> Value:

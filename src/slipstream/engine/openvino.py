@@ -5,14 +5,19 @@ config.json                  what the pipeline reads of a Hugging Face config
 generation_config.json       end, begin and padding ids, where known
 openvino_tokenizer.xml …     the tokenizer and detokenizer, where the model directory has one
 engine.json                  `EngineFacts`, for whoever runs the engine
+
+Every format of checkpoint keeps its weights to the bit, but only its weights: where TensorRT-LLM would round
+activations and the KV cache to INT8, FP8 or FP4 with the checkpoint's scales, this engine computes with what
+`execution` says.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slipstream.engine.architecture import read_architecture
 from slipstream.engine.checkpoint import Checkpoint
@@ -22,6 +27,7 @@ from slipstream.engine.tokenizer import convert_tokenizer, has_tokenizer
 from slipstream.errors import SlipstreamError, SpecError
 from slipstream.progress import Reporter
 from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.linear import Linear
 
 if TYPE_CHECKING:
     import openvino
@@ -67,17 +73,24 @@ class EngineFacts:
 
 
 def build_engine(
-    checkpoint: Path, out: Path, *, max_seq_len: int, report: Reporter, tokenizer_dir: Path | None = None
+    checkpoint: Path,
+    out: Path,
+    *,
+    max_seq_len: int,
+    report: Reporter,
+    tokenizer_dir: Path | None = None,
+    weight_value: Callable[[Linear], Any] | None = None,
 ) -> EngineReport:
     """Build the engine of a TensorRT-LLM checkpoint directory into `out`, an existing directory.
 
-    `tokenizer_dir` is the Hugging Face directory that the checkpoint was made of.
+    `tokenizer_dir` is the Hugging Face directory that the checkpoint was made of; `weight_value` writes weights into
+    the graph in another form than `weights.weight_value`, for comparisons.
     Raises SlipstreamError for a damaged checkpoint, and for a model that this target cannot build.
     """
-    architecture = read_architecture(checkpoint / "config.json")
     source = SourceModel() if tokenizer_dir is None else read_source_model(tokenizer_dir)
+    architecture = _without_padding(read_architecture(checkpoint / "config.json"), source)
     _require_context(architecture, source, max_seq_len)
-    weight_bytes = _build_model(Checkpoint(checkpoint, architecture), architecture, out, report)
+    weight_bytes = _build_model(Checkpoint(checkpoint, architecture), architecture, out, report, weight_value)
     with_tokenizer = tokenizer_dir is not None and has_tokenizer(tokenizer_dir)
     if tokenizer_dir is not None and with_tokenizer:
         report("converting the tokenizer")
@@ -94,6 +107,13 @@ def build_engine(
         weight_bytes=weight_bytes,
         has_tokenizer=with_tokenizer,
     )
+
+
+def _without_padding(architecture: Architecture, source: SourceModel) -> Architecture:
+    """AWQ's export counts the rows that pad the vocabulary to a multiple of 64; their logits are 0, and could win."""
+    if source.vocab_size is None or source.vocab_size >= architecture.vocab_size:
+        return architecture
+    return replace(architecture, vocab_size=source.vocab_size)
 
 
 def _require_context(architecture: Architecture, source: SourceModel, max_seq_len: int) -> None:
@@ -113,13 +133,20 @@ def _require_context(architecture: Architecture, source: SourceModel, max_seq_le
         )
 
 
-def _build_model(checkpoint: Checkpoint, architecture: Architecture, out: Path, report: Reporter) -> int:
+def _build_model(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    out: Path,
+    report: Reporter,
+    weight_value: Callable[[Linear], Any] | None,
+) -> int:
+    from slipstream.engine import weights
     from slipstream.engine.graph import build_graph
 
     def on_layer(layer: int) -> None:
         report(f"layer {layer + 1} of {architecture.num_layers}", (layer + 1) / architecture.num_layers)
 
-    model = build_graph(architecture, checkpoint, on_layer)
+    model = build_graph(architecture, checkpoint, on_layer, weight_value or weights.weight_value)
     checkpoint.require_all_read()
     report("writing the engine")
     return _save(model, out / "openvino_model.xml")

@@ -19,6 +19,7 @@ class SourceModel:
     bos_token_id: int | None = None
     pad_token_id: int | None = None
     sliding_window_tokens: int | None = None
+    vocab_size: int | None = None
 
 
 def read_source_model(directory: Path) -> SourceModel:
@@ -28,13 +29,14 @@ def read_source_model(directory: Path) -> SourceModel:
     eos = generation.get("eos_token_id")
     return SourceModel(
         eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,) if isinstance(eos, int) else (),
-        bos_token_id=_token_id(generation, "bos_token_id"),
-        pad_token_id=_token_id(generation, "pad_token_id"),
+        bos_token_id=_whole(generation, "bos_token_id"),
+        pad_token_id=_whole(generation, "pad_token_id"),
         sliding_window_tokens=active_sliding_window(config),
+        vocab_size=_whole(config, "vocab_size"),
     )
 
 
-def _token_id(config: Mapping[str, object], key: str) -> int | None:
+def _whole(config: Mapping[str, object], key: str) -> int | None:
     value = config.get(key)
     return value if isinstance(value, int) else None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from slipstream.errors import SlipstreamError
 from slipstream.quantize.local_model import architecture
+from slipstream.quantize.quantized_sources import refuse_quantized
 from slipstream.quantize.sharding import ModelShape
 from slipstream.text.tokenizer import read_json
 
@@ -16,6 +17,7 @@ from slipstream.text.tokenizer import read_json
 DECODER_TYPES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
+    "MixtralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen",
     "Qwen3ForCausalLM": "qwen",
 }
@@ -42,7 +44,7 @@ def read_architecture(model_directory: Path) -> Architecture:
             f"{path}: architecture {name} is not supported",
             mend=f"use one of: {', '.join(DECODER_TYPES)} (ModelOpt decoder types llama and qwen)",
         )
-    _refuse_quantized(path, config)
+    refuse_quantized(path, config)
     _refuse_sliding_window(path, config, name)
     return Architecture(name=name, decoder_type=DECODER_TYPES[name], shape=_shape(path, config), hf_config=config)
 
@@ -71,12 +73,18 @@ def trtllm_settings(architecture: Architecture) -> dict[str, Any]:
 
 def _shape(path: Path, config: Mapping[str, Any]) -> ModelShape:
     heads = _size(path, config, "num_attention_heads")
+    hidden = _size(path, config, "hidden_size")
+    has_experts = config.get("num_local_experts") is not None
     has_kv_heads = config.get("num_key_value_heads") is not None
     return ModelShape(
         attention_heads=heads,
         kv_heads=_size(path, config, "num_key_value_heads") if has_kv_heads else heads,
+        head_size=_size(path, config, "head_dim") if config.get("head_dim") is not None else hidden // heads,
+        hidden_size=hidden,
         intermediate_size=_size(path, config, "intermediate_size"),
         layers=_size(path, config, "num_hidden_layers"),
+        vocab_size=_size(path, config, "vocab_size"),
+        experts=_size(path, config, "num_local_experts") if has_experts else None,
     )
 
 
@@ -89,19 +97,9 @@ def _size(path: Path, config: Mapping[str, Any], field: str) -> int:
     return value
 
 
-def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
-    found = config.get("quantization_config")
-    if found:
-        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-        raise SlipstreamError(
-            f"{path}: the model is quantized already ({method})",
-            mend="give the unquantized model; a recipe quantizes it",
-        )
-
-
 def _refuse_sliding_window(path: Path, config: Mapping[str, Any], name: str) -> None:
     """The exported config has no place for a window: attention over longer texts would silently differ."""
-    is_used = config.get("use_sliding_window", name == "MistralForCausalLM")
+    is_used = config.get("use_sliding_window", name in ("MistralForCausalLM", "MixtralForCausalLM"))
     window = config.get("sliding_window")
     if is_used and window is not None and window < config.get("max_position_embeddings", 0):
         raise SlipstreamError(

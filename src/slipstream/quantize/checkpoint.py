@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from slipstream.errors import SpecError
+from slipstream.formats import KvCache, kv_effect, kv_problem
 from slipstream.progress import Reporter
+from slipstream.quantize.accuracy import BaseMeasurement, Violation, judge, measure_against
+from slipstream.quantize.alpha_search import AlphaSearch
 from slipstream.quantize.architectures import read_architecture
 from slipstream.quantize.disk import writing_to
+from slipstream.quantize.exclusions import check_exclusions
 from slipstream.quantize.export import ExportPlan, export_checkpoint
+from slipstream.quantize.fused_scales import unite_scales
 from slipstream.quantize.hf_model import ExportDtype, load_model
-from slipstream.quantize.measure import Measurement, quantize_and_measure, recipe_samples
+from slipstream.quantize.measure import Measurement, RecipeSamples, measure_before, recipe_samples, summarize
+from slipstream.quantize.memory import Estimate, check_memory, estimate
+from slipstream.quantize.modelopt_quantize import quantize_model, unquantized
 from slipstream.quantize.recipes import Recipe
+from slipstream.quantize.resume import Resume
 from slipstream.quantize.safetensors_files import check_weights
-from slipstream.quantize.sharding import check_sharding
-from slipstream.text.tokenizer import Tokenizer
+from slipstream.quantize.sharding import Parallel, check_sharding, padding_notes
+from slipstream.quantize.trained import is_trained, load_trained
+from slipstream.quantize.tuning import Tuned, tune
+from slipstream.quantize.verify.logits import REFERENCE_NAME
+from slipstream.quantize.verify.recording import write_reference
+from slipstream.text.tokenizer import read_json
 
-KvCacheFormat = Literal["auto", "fp8", "int8"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 REPORT_NAME = "quantization_report.json"
+RESUMABLE_FROM_S = 600  # a shorter calibration is sooner done again than kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +45,17 @@ class CheckpointReport:
 
     recipe: str
     quant_algo: str | None
+    kv_cache_quant_algo: str | None
     architecture: str
     ranks: int
     checkpoint_bytes: int
-    measurement: Measurement | None  # None: the recipe changes nothing
+    vocab_size: int  # the model's
+    padded_vocab_size: int  # rows of the embedding over all ranks
+    notes: tuple[str, ...]  # what an engine of this checkpoint will lack or pad
+    excluded: tuple[str, ...]  # linear layers that stay in 16 bits
+    alpha_search: AlphaSearch | None  # None: the recipe names alpha, or has none
+    measurement: Measurement | None  # None: the recipe changes nothing, or has no text to measure on
+    violations: tuple[Violation, ...]  # limits of the recipe that it does not keep to: it must not be used
 
 
 def write_checkpoint(
@@ -40,64 +63,212 @@ def write_checkpoint(
     out: Path,
     *,
     recipe: Recipe,
-    kv_cache: KvCacheFormat,
+    kv_cache: KvCache,
     tp_size: int,
     pp_size: int,
     dtype: str,
     report: Reporter,
+    moe_ep_size: int = 1,
+    resume_directory: Path | None = None,
 ) -> CheckpointReport:
-    """Write config.json, rank{N}.safetensors and quantization_report.json into `out`.
+    """Write config.json, rank{N}.safetensors, quantization_report.json and reference_logits.safetensors into `out`.
 
-    What cannot work is refused before the model is loaded.
+    What cannot work is refused before the model is loaded. A long calibration leaves its finished layers under
+    `resume_directory`, from which the same call goes on after an interruption.
     """
-    plan = plan_export(model_directory, recipe=recipe, kv_cache=kv_cache, tp_size=tp_size, pp_size=pp_size, dtype=dtype)
-    check_weights(model_directory)
-    samples = recipe_samples(recipe, Tokenizer.load(model_directory))
-    report("loading the model")
-    model = load_model(model_directory, plan.dtype)
+    plan = plan_export(
+        model_directory,
+        recipe=recipe,
+        kv_cache=kv_cache,
+        tp_size=tp_size,
+        pp_size=pp_size,
+        dtype=dtype,
+        moe_ep_size=moe_ep_size,
+    )
+    run = _checked_run(model_directory, plan, recipe, resume_directory, report)
     with writing_to(out):
-        report("exporting the checkpoint")
-        export_checkpoint(model, plan, out)
-        measurement = quantize_and_measure(model, samples, report) if plan.quant_algo else None
-        result = _report(plan, recipe, out, measurement)
+        result = _report(recipe, out, _quantize_and_export(run, out))
         (out / REPORT_NAME).write_text(_document(result, recipe), encoding="utf-8")
     return result
 
 
 def plan_export(
-    model_directory: Path, *, recipe: Recipe, kv_cache: KvCacheFormat, tp_size: int, pp_size: int, dtype: str
+    model_directory: Path,
+    *,
+    recipe: Recipe,
+    kv_cache: KvCache,
+    tp_size: int,
+    pp_size: int,
+    dtype: str,
+    moe_ep_size: int = 1,
 ) -> ExportPlan:
     """What `write_checkpoint` would export; refuses what ModelOpt would do wrongly or not at all."""
-    if dtype not in ("float16", "bfloat16"):
-        raise SpecError(
-            f"model.dtype is {dtype}: TensorRT-LLM checkpoints are exported in 16 bits (float32 would become float16)",
-            mend="set model.dtype to float16 or bfloat16",
-        )
-    if kv_cache != "auto":
-        raise SpecError(
-            f"quantization.kv_cache is {kv_cache} with recipe {recipe.name}: on weights that are not FP8 it switches"
-            " off paged context FMHA, and with it KV reuse, chunked prefill and draft-target",
-            mend="set quantization.kv_cache to auto",
-        )
+    settings = recipe.settings
+    _check_settings(recipe, kv_cache, dtype)
     architecture = read_architecture(model_directory)
-    check_sharding(architecture.shape, tp_size=tp_size, pp_size=pp_size)
+    shape = architecture.shape
+    parallel = Parallel(tp_size=tp_size, pp_size=pp_size, moe_ep_size=moe_ep_size)
+    check_sharding(shape, parallel, settings.format, settings.group_size)
     return ExportPlan(
         architecture=architecture,
-        quant_algo=recipe.settings.quant_algo,
+        format=settings.format,
+        kv_cache=kv_cache,
         dtype=cast("ExportDtype", dtype),
-        tp_size=tp_size,
-        pp_size=pp_size,
+        parallel=parallel,
+        excluded=check_exclusions(settings.exclude, layers=shape.layers, experts=shape.experts, pp_size=pp_size),
     )
 
 
-def _report(plan: ExportPlan, recipe: Recipe, out: Path, measurement: Measurement | None) -> CheckpointReport:
+def estimate_run(plan: ExportPlan, recipe: Recipe) -> Estimate:
+    """Memory and time that `write_checkpoint` will take, from config.json and the recipe alone."""
+    settings = recipe.settings
+    calibration, evaluation = settings.calibration, settings.evaluation
+    calibrated = calibration.samples * calibration.tokens_per_sample if calibration and _calibrates(plan) else 0
+    return estimate(
+        plan.architecture.shape,
+        plan.architecture.hf_config,
+        method=settings.method,
+        calibration_tokens=calibrated * (1 + 3 * len(settings.alpha_search or ())),  # each is also compared twice
+        evaluation_tokens=evaluation.samples * evaluation.tokens_per_sample if evaluation else 0,
+    )
+
+
+def _checked_run(
+    model_directory: Path, plan: ExportPlan, recipe: Recipe, resume_directory: Path | None, report: Reporter
+) -> _Run:
+    """The run, where memory, weights and texts suffice for it."""
+    needed = estimate_run(plan, recipe)
+    check_memory(needed, report)
+    check_weights(model_directory)
+    resume = None
+    if resume_directory is not None and needed.cpu_s / needed.cores > RESUMABLE_FROM_S:
+        resume = Resume.of(resume_directory, model_directory, recipe, plan)
+    return _Run(
+        model_directory=model_directory,
+        plan=plan,
+        recipe=recipe,
+        samples=recipe_samples(recipe, model_directory, calibrates=_calibrates(plan)),
+        resume=resume,
+        report=report,
+    )
+
+
+def _check_settings(recipe: Recipe, kv_cache: KvCache, dtype: str) -> None:
+    if dtype not in ("float16", "bfloat16"):
+        raise SpecError(
+            f"model.dtype is {dtype}: checkpoints are exported in 16 bits (float32 would become float16, and a unified"
+            " export would keep its embeddings in float32)",
+            mend="set model.dtype to float16 or bfloat16",
+        )
+    settings = recipe.settings
+    problem = kv_problem(settings.method, kv_cache)
+    if problem is not None:
+        raise SpecError(
+            f"quantization.kv_cache is {kv_cache} with recipe {recipe.name}: {problem}",
+            mend="set quantization.kv_cache to auto or fp8",
+        )
+    if kv_cache != "auto" and settings.calibration is None:
+        raise SpecError(
+            f"quantization.kv_cache is {kv_cache}: its scales depend on activations, and recipe {recipe.name} has no"
+            " calibration",
+            mend="add a calibration to the recipe, or set quantization.kv_cache to auto",
+        )
+
+
+def _calibrates(plan: ExportPlan) -> bool:
+    return plan.format.needs_calibration or plan.kv_cache != "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One quantization, all of it checked to be possible."""
+
+    model_directory: Path
+    plan: ExportPlan
+    recipe: Recipe
+    samples: RecipeSamples
+    resume: Resume | None
+    report: Reporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    plan: ExportPlan
+    search: AlphaSearch | None
+    measurement: Measurement | None
+    violations: tuple[Violation, ...]
+
+
+def _quantize_and_export(run: _Run, out: Path) -> _Outcome:
+    if is_trained(run.model_directory):
+        return _export_trained(run, out)
+    load = partial(load_model, run.model_directory, run.plan.dtype)
+    tuned = tune(load, run.plan, run.recipe.settings, run.samples.calibration, run.report)
+    run.report("loading the model")
+    model = load()
+    base = measure_before(model, run.recipe, run.samples, run.model_directory, run.report)
+    quantize_model(
+        model,
+        tuned.settings,
+        run.plan.kv_cache,
+        run.samples.calibration,
+        run.report,
+        dtype=run.plan.dtype,
+        resume_directory=run.resume.directory if run.resume and _calibrates(run.plan) else None,
+    )
+    outcome = _export_and_measure(model, run, tuned, base, out)
+    if run.resume is not None:
+        run.resume.forget()
+    return outcome
+
+
+def _export_trained(run: _Run, out: Path) -> _Outcome:
+    run.report("loading the trained model")
+    model = load_trained(run.model_directory, run.plan.format.name, run.plan.kv_cache)
+    with unquantized(model):
+        base = measure_before(model, run.recipe, run.samples, run.model_directory, run.report)
+    unite_scales(model, run.plan.format.name, run.plan.kv_cache, run.plan.dtype)
+    as_it_stands = Tuned(settings=run.recipe.settings, plan=run.plan, search=None)
+    return _export_and_measure(model, run, as_it_stands, base, out)
+
+
+def _export_and_measure(
+    model: PreTrainedModel, run: _Run, tuned: Tuned, base: BaseMeasurement | None, out: Path
+) -> _Outcome:
+    run.report("exporting the checkpoint")
+    export_checkpoint(model, tuned.plan, out)
+    # After the export, in which ModelOpt unites the scales of layers that are fused.
+    write_reference(model, run.recipe.name, out / REFERENCE_NAME)
+    accuracy = measure_against(base, model, run.report) if base else None
+    return _Outcome(
+        plan=tuned.plan,
+        search=tuned.search,
+        measurement=summarize(model, accuracy, run.samples) if accuracy else None,
+        violations=tuple(judge(accuracy, run.recipe.settings.limits)) if accuracy else (),
+    )
+
+
+def _report(recipe: Recipe, out: Path, outcome: _Outcome) -> CheckpointReport:
+    plan = outcome.plan
+    shape = plan.architecture.shape
+    effect = kv_effect(plan.format.name, plan.kv_cache)
+    notes = (f"kv_cache {plan.kv_cache}: {effect.reason}",) if effect.reason else ()
+    config = read_json(out / "config.json")
+    per_rank = -(-int(config["vocab_size"]) // plan.tp_size)
     return CheckpointReport(
         recipe=recipe.name,
         quant_algo=plan.quant_algo,
+        kv_cache_quant_algo=config["quantization"]["kv_cache_quant_algo"],
         architecture=plan.architecture.name,
         ranks=plan.tp_size * plan.pp_size,
         checkpoint_bytes=sum(path.stat().st_size for path in out.glob("rank*.safetensors")),
-        measurement=measurement,
+        vocab_size=shape.vocab_size,
+        padded_vocab_size=per_rank * plan.tp_size,
+        notes=notes + padding_notes(shape, plan.tp_size, plan.format),
+        excluded=tuple(sorted(plan.excluded)),
+        alpha_search=outcome.search,
+        measurement=outcome.measurement,
+        violations=outcome.violations,
     )
 
 

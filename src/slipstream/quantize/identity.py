@@ -11,7 +11,7 @@ from slipstream.quantize.model import is_path
 
 
 def source_identity(source: str) -> str | None:
-    """The version of the package for a bundled model; name, size and time of each file for a directory; else the id.
+    """The version of the package for a bundled model; name, size and time of each file of a path; else the id.
 
     None where the source is not on this machine: a machine that only serves needs none.
     """
@@ -19,10 +19,10 @@ def source_identity(source: str) -> str | None:
         return _package_version()
     if not is_path(source):
         return source
-    directory = Path(source).expanduser()
-    if not directory.is_dir():
+    path = Path(source).expanduser()
+    if not path.exists():
         return None
-    files = sorted(file for file in directory.iterdir() if file.is_file())
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     facts = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 

@@ -9,18 +9,14 @@ from typing import Any
 
 from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
+from slipstream.quantize.quantized_sources import refuse_quantized
 from slipstream.quantize.safetensors_files import INDEX_NAME, check_weights
 from slipstream.text.tokenizer import Tokenizer, read_json
 
+TRAINED_NAME = "modelopt_state.pth"  # beside the weights of a model trained with ModelOpt's quantizers in it
 NEEDED = ("config.json", "tokenizer.json")
-TAKEN = (
-    *NEEDED,
-    INDEX_NAME,
-    "chat_template.jinja",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
+TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer_config.json")
+TAKEN = ("config.json", *TOKENIZER_FILES, INDEX_NAME, "generation_config.json", TRAINED_NAME)
 
 
 def take_local_model(source: Path, out: Path, report: Reporter) -> None:
@@ -43,7 +39,9 @@ def check_model_directory(source: Path) -> None:
     for name in NEEDED:
         if not (source / name).is_file():
             raise SlipstreamError(f"{source}: has no {name}", mend=_mend_for_missing(name))
-    architecture(read_json(source / "config.json"), source)
+    config = read_json(source / "config.json")
+    refuse_quantized(source / "config.json", config)
+    architecture(config, source)
     Tokenizer.load(source)
     check_weights(source)
 

@@ -1,16 +1,21 @@
-"""What quantization does to a model: perplexity before and after, on text that calibration has not seen."""
+"""What a recipe does to a model, measured on text that calibration has not seen."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipstream.progress import Reporter
-from slipstream.quantize.modelopt_int8 import digest, quantize_int8_rows
-from slipstream.quantize.perplexity import perplexity
+from slipstream.quantize.accuracy import AccuracyReport, BaseMeasurement, ChoiceAccuracy, build_items, measure_base
+from slipstream.quantize.accuracy.answers import tokenize
+from slipstream.quantize.corpora import packaged_text
+from slipstream.quantize.modelopt_quantize import quantized_layers, quantizers_of
 from slipstream.quantize.recipes import Recipe
 from slipstream.quantize.samples import calibration_samples, evaluation_samples
+from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,10 +36,14 @@ class Measurement:
 
     perplexity_before: float
     perplexity_after: float  # computed with ModelOpt's quantizers in the model
+    kl_mean: float  # of next-token distributions, nats per token
+    kl_p99: float
+    top1_agreement: float
     tokens_evaluated: int
+    choices: ChoiceAccuracy | None  # None: the recipe asks no questions
     tokens_calibrated: int
     quantized_layers: int
-    row_amax_sha256: str  # digest of the calibrated weight scales
+    scales_sha256: str  # digest of the calibrated ranges
 
     @property
     def perplexity_change(self) -> float:
@@ -42,29 +51,55 @@ class Measurement:
         return self.perplexity_after / self.perplexity_before - 1
 
 
-def recipe_samples(recipe: Recipe, tokenizer: Tokenizer) -> RecipeSamples:
-    """Cut the recipe's texts into token samples; a text that is too short is refused."""
+def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool) -> RecipeSamples:
+    """Cut the recipe's texts into token samples of the model; a text that is too short is refused."""
     settings = recipe.settings
+    tokenizer = Tokenizer.load(model_directory)
+    calibration: list[list[int]] = []
+    if settings.calibration is not None and calibrates:
+        template = ChatTemplate.load(model_directory) if settings.calibration.chat_template else None
+        calibration = calibration_samples(tokenizer, recipe.calibration_text, settings.calibration, template)
     return RecipeSamples(
-        calibration=calibration_samples(tokenizer, recipe.calibration_text or "", settings.calibration)
-        if settings.calibration
-        else [],
-        evaluation=evaluation_samples(tokenizer, recipe.evaluation_text or "", settings.evaluation)
+        calibration=calibration,
+        evaluation=evaluation_samples(tokenizer, recipe.evaluation_text, settings.evaluation)
         if settings.evaluation
         else [],
     )
 
 
-def quantize_and_measure(model: PreTrainedModel, samples: RecipeSamples, report: Reporter) -> Measurement:
-    """Quantize `model` in place (INT8 weights, one scale a row) and measure it before and after."""
-    before = perplexity(model, samples.evaluation, report, "perplexity before")
-    amax = quantize_int8_rows(model, samples.calibration, report)
-    after = perplexity(model, samples.evaluation, report, "perplexity after")
+def measure_before(
+    model: PreTrainedModel, recipe: Recipe, samples: RecipeSamples, model_directory: Path, report: Reporter
+) -> BaseMeasurement | None:
+    """The unquantized `model` on what the recipe evaluates on; None where it does not."""
+    evaluation = recipe.settings.evaluation
+    if evaluation is None:
+        return None
+    items = build_items(packaged_text("wikipedia").held_out, evaluation.choices) if evaluation.choices else []
+    questions = tokenize(items, Tokenizer.load(model_directory))
+    return measure_base(model, {"evaluation text": samples.evaluation}, report, questions)
+
+
+def summarize(model: PreTrainedModel, accuracy: AccuracyReport, samples: RecipeSamples) -> Measurement:
+    """What was measured of the quantized `model`, with what was done to it."""
+    text = accuracy.texts[0]
     return Measurement(
-        perplexity_before=before,
-        perplexity_after=after,
-        tokens_evaluated=sum(len(sample) - 1 for sample in samples.evaluation),
+        perplexity_before=text.perplexity_before,
+        perplexity_after=text.perplexity_after,
+        kl_mean=text.kl_mean,
+        kl_p99=text.kl_p99,
+        top1_agreement=text.top1_agreement,
+        tokens_evaluated=text.tokens,
+        choices=accuracy.choices,
         tokens_calibrated=sum(map(len, samples.calibration)),
-        quantized_layers=len(amax),
-        row_amax_sha256=digest(amax),
+        quantized_layers=len(quantized_layers(model)),
+        scales_sha256=scales_digest(model),
     )
+
+
+def scales_digest(model: PreTrainedModel) -> str:
+    """SHA-256 over the names and ranges of a model's quantizers, which shows that two runs calibrated alike."""
+    sha = hashlib.sha256()
+    for name, quantizer in sorted(quantizers_of(model)):
+        if quantizer.is_enabled and quantizer.amax is not None:
+            sha.update(name.encode() + b"\0" + quantizer.amax.detach().float().cpu().numpy().astype("<f4").tobytes())
+    return sha.hexdigest()

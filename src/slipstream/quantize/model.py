@@ -10,6 +10,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
 from slipstream.quantize.bundled import PREFIX, prepare_bundled
 from slipstream.quantize.disk import writing_to
+from slipstream.quantize.gguf_checkpoint import write_hf_checkpoint
 from slipstream.quantize.hub import check_hub_id, fetch_from_hub
 from slipstream.quantize.local_model import architecture, check_model_directory, take_local_model
 from slipstream.quantize.safetensors_files import check_weights
@@ -32,12 +33,15 @@ def prepare_model(
 ) -> ModelReport:
     """Put the checkpoint that `source` names into the empty directory `out`.
 
-    `source` is `bundled:NAME`, a directory (it begins with / ./ ../ ~ or exists) or a hub id `org/name`. The weights of
-    a directory or of the hub are linked as they are; `dtype` is what bundled weights are written in.
+    `source` is `bundled:NAME`, a path (it begins with / ./ ../ ~ or exists) of a directory or a .gguf file, or a hub id
+    `org/name`. The weights of a directory or of the hub are linked as they are; those of a GGUF are written in `dtype`.
     """
     with writing_to(out):
         if source.startswith(PREFIX):
             prepare_bundled(source.removeprefix(PREFIX), dtype, out, report)
+            check_model_directory(out)
+        elif is_gguf(source):
+            write_hf_checkpoint(gguf_file(source), dtype, out, report)
             check_model_directory(out)
         elif is_path(source):
             take_local_model(Path(source).expanduser(), out, report)
@@ -48,13 +52,27 @@ def prepare_model(
 
 
 def is_path(source: str) -> bool:
-    """Whether `source` means a directory on this machine."""
-    return source.startswith(("/", "./", "../", "~")) or source in (".", "..") or Path(source).is_dir()
+    """Whether `source` means a directory or a file on this machine."""
+    return source.startswith(("/", "./", "../", "~")) or source in (".", "..") or Path(source).exists()
+
+
+def is_gguf(source: str) -> bool:
+    """Whether `source` means a GGUF file on this machine."""
+    return is_path(source) and source.lower().endswith(".gguf") and not Path(source).expanduser().is_dir()
+
+
+def gguf_file(source: str) -> Path:
+    """The file that `source` names."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise SlipstreamError(f"model.source: there is no file {path}", mend="give the path of a GGUF file")
+    return path
 
 
 def _name(source: str) -> str:
     if is_path(source):
-        return Path(source).expanduser().resolve().name
+        path = Path(source).expanduser().resolve()
+        return path.stem if is_gguf(source) else path.name
     return source.removeprefix(PREFIX).rsplit("/", 1)[-1]
 
 

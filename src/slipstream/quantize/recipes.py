@@ -4,74 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from slipstream.errors import SpecError
+from slipstream.formats import refused_name
+from slipstream.quantize.corpora import PACKAGE
+from slipstream.quantize.recipe_schema import Calibration, Evaluation, Limits, RecipeFile, TextSource
 from slipstream.spec_file import did_you_mean
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class _Part(BaseModel):
-    """A frozen part of a recipe that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WeightFormat(_Part):
-    """How the weights of the linear layers are stored; lm_head and embeddings keep the model's type."""
-
-    bits: Literal[8]
-    group_size: Count | None = Field(None, description="inputs that share a scale; null: one scale per output row")
-
-
-class Calibration(_Part):
-    """The text that runs through the model while ModelOpt observes it."""
-
-    text: str = Field(min_length=1, description="file, relative to the recipes' parent directory")
-    samples: Count
-    tokens_per_sample: Count
-    seed: int = Field(0, ge=0, description="chooses which stretches of the text are taken")
-
-
-class Evaluation(_Part):
-    """The text on which perplexity is measured before and after."""
-
-    text: str = Field(min_length=1, description="file, relative to the recipes' parent directory")
-    samples: Count
-    tokens_per_sample: Annotated[int, Field(ge=2, le=1_000_000)]
-
-
-class RecipeFile(_Part):
-    """What a recipe's YAML says."""
-
-    name: str = Field(pattern=r"^[a-z0-9_]+$", description="equals the file's name without `.yaml`")
-    summary: str = Field(min_length=1)
-    algorithm: Literal["max"] | None = Field(None, description="ModelOpt's calibration algorithm; null: none is run")
-    quant_algo: Literal["W8A16"] | None = Field(None, description="TensorRT-LLM's name; null: not quantized")
-    weights: WeightFormat | None = None
-    calibration: Calibration | None = None
-    evaluation: Evaluation | None = None
-
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> RecipeFile:
-        if self.quant_algo is None:
-            if self.weights or self.algorithm or self.calibration or self.evaluation:
-                raise ValueError("quant_algo is null: weights, algorithm, calibration and evaluation must be too")
-        elif not (self.weights and self.algorithm and self.evaluation):
-            raise ValueError(f"quant_algo is {self.quant_algo}: it needs weights, algorithm and evaluation")
-        elif self.weights.group_size is not None:
-            raise ValueError(f"quant_algo is {self.quant_algo}: it has one scale per row, group_size must be null")
-        return self
+__all__ = ["Calibration", "Evaluation", "Limits", "Recipe", "RecipeFile", "load_recipe", "recipe_names"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A recipe with the texts that it names."""
+    """A recipe with the files that it names, as they are on disk; None where it names none or a packaged corpus."""
 
     settings: RecipeFile
     calibration_text: str | None
@@ -82,22 +33,21 @@ class Recipe:
         return self.settings.name
 
     def inputs(self) -> dict[str, Any]:
-        """Everything that the checkpoint depends on, as JSON values: the settings and the digests of the texts."""
+        """Everything that the checkpoint depends on, as JSON values: settings, digests of texts, version of corpora."""
+        parts = (self.settings.calibration, self.settings.evaluation)
         return {
-            **self.settings.model_dump(),
+            **self.settings.inputs(),
             "calibration_text_sha256": _sha256(self.calibration_text),
             "evaluation_text_sha256": _sha256(self.evaluation_text),
+            "corpus_package": _corpus_package() if any(part and part.corpus for part in parts) else None,
         }
 
 
 def load_recipe(name: str, recipes_directory: Path) -> Recipe:
-    """Read the recipe `name` and its texts; an unknown name is answered with those present."""
+    """Read the recipe `name` and its texts; an unknown name is answered with the nearest recipe."""
     known = recipe_names(recipes_directory)
     if name not in known:
-        raise SpecError(
-            f"quantization.recipe: there is no recipe {name!r}{did_you_mean(name, known)}",
-            mend=f"name one of: {', '.join(known) or f'none, {recipes_directory} is empty'}",
-        )
+        raise _unknown(name, known, recipes_directory)
     settings = _read(recipes_directory / f"{name}.yaml")
     texts = recipes_directory.parent
     return Recipe(
@@ -110,6 +60,16 @@ def load_recipe(name: str, recipes_directory: Path) -> Recipe:
 def recipe_names(recipes_directory: Path) -> list[str]:
     """The recipes present, sorted."""
     return sorted(path.stem for path in recipes_directory.glob("*.yaml"))
+
+
+def _unknown(name: str, known: list[str], directory: Path) -> SpecError:
+    refusal = refused_name(name)
+    if refusal is not None:
+        return SpecError(f"quantization.recipe: {name!r} is no recipe: {refusal.reason}", mend=refusal.mend)
+    return SpecError(
+        f"quantization.recipe: there is no recipe {name!r}{did_you_mean(name, known)}",
+        mend=f"name one of: {', '.join(known) or f'none, {directory} is empty'}",
+    )
 
 
 def _read(path: Path) -> RecipeFile:
@@ -126,10 +86,10 @@ def _read(path: Path) -> RecipeFile:
     return recipe
 
 
-def _text(directory: Path, part: Calibration | Evaluation | None) -> str | None:
-    if part is None:
+def _text(directory: Path, source: TextSource | None) -> str | None:
+    if source is None or source.file is None:
         return None
-    path = directory / part.text
+    path = directory / source.file
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -138,3 +98,10 @@ def _text(directory: Path, part: Calibration | Evaluation | None) -> str | None:
 
 def _sha256(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _corpus_package() -> str | None:
+    try:
+        return f"{PACKAGE} {version(PACKAGE)}"
+    except PackageNotFoundError:
+        return None

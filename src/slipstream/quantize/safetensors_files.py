@@ -109,7 +109,7 @@ def _mend_for_no_weights(directory: Path) -> str:
             " AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
     if any(directory.glob("*.gguf")):
-        return "a GGUF is no Hugging Face checkpoint; give the model's original directory"
+        return "a GGUF is no Hugging Face checkpoint; give the path of the .gguf file itself"
     return "give a directory that holds the model's safetensors files"
 
 

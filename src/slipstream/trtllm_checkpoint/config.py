@@ -185,7 +185,7 @@ def _read_json(path: Path) -> dict[str, object]:
 def _refuse_other_blocks(config: Config) -> None:
     """Refuse a decoder block that is not the Llama family's."""
     expected: dict[str, tuple[object, ...]] = {
-        "hidden_act": ("silu",),
+        "hidden_act": ("swiglu", "silu") if _experts(config) else ("silu",),  # ModelOpt's name for it in Mixtral
         "position_embedding_type": ("rope_gpt_neox",),
         "rotary_pct": (None, 1.0),
         "residual_mlp": (None, False),

@@ -1,0 +1,29 @@
+"""Makes docs/verification.md and perf/results/verification.json: every recipe, cut every way, executed and compared.
+
+`python perf/verify_table.py`, after `slipstream quantize deployments/smollm2-135m-cpu.yaml` has fetched the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from slipstream.progress import reporting
+from slipstream.quantize.verify.table import as_json, as_markdown, verification_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "build" / "smollm2-135m-cpu" / "model"
+
+
+def main() -> int:
+    rows = []
+    with reporting("table") as report:
+        for row in verification_rows(MODEL, ROOT / "quantize" / "recipes", report):
+            rows.append(row)
+            (ROOT / "perf" / "results" / "verification.json").write_text(as_json(rows), encoding="utf-8")
+            (ROOT / "docs" / "verification.md").write_text(as_markdown(rows), encoding="utf-8")
+    return 0 if all(row.refused or (row.verification and row.verification.ok) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Activation scales: against what was calibrated where the reference says so, else against what was seen in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from slipstream.quantize.verify.findings import Finding, error, warning
+from slipstream.trtllm_checkpoint.config import Architecture, QuantAlgo
+from slipstream.trtllm_checkpoint.ranks import Linear, linears_of_layer, rank_of
+from slipstream.trtllm_checkpoint.shard import Shard, as_float32
+
+# The largest magnitude that a scale of 1 covers.
+_BOUNDS: dict[QuantAlgo, float] = {"FP8": 448.0, "W4A8_AWQ": 448.0, "W8A8_SQ_PER_CHANNEL": 127.0, "NVFP4": 6.0 * 448.0}
+_ROUNDING = 1e-4
+# Calibration text and reference tokens differ; factors within these are no sign of anything.
+_CLIPS, _WASTES = 4.0, 1 / 64
+
+
+def check_calibrated(
+    architecture: Architecture, shards: Sequence[Shard], input_amax: Mapping[str, float]
+) -> Iterator[Finding]:
+    """Every activation scale against the range that ModelOpt's quantizer had."""
+    for where, linear, covered, _ in _scales(architecture, shards):
+        known = [input_amax[part.source] for part in linear.parts if part.source in input_amax]
+        if known and abs(covered / max(known) - 1) > _ROUNDING:
+            yield error(
+                "wrong-activation-scale",
+                where,
+                f"covers activations up to {covered:.6g}, calibrated were {max(known):.6g}: the scale is"
+                f" {covered / max(known):.4g} times what it should be",
+            )
+
+
+def suspicious_scales(
+    architecture: Architecture, shards: Sequence[Shard], input_ranges: Sequence[Mapping[str, float]]
+) -> Iterator[Finding]:
+    """Scales that cut off most of what was seen, or leave most of their range empty; for logits that are wrong."""
+    for where, linear, covered, index in _scales(architecture, shards):
+        seen = input_ranges[index].get(linear.name, 0.0)
+        if seen and not _WASTES < seen / covered < _CLIPS:
+            yield warning(
+                "wrong-activation-scale",
+                where,
+                f"covers activations up to {covered:.4g}, seen were {seen:.4g}: the scale may be off by a factor of"
+                f" {covered / seen:.2g}",
+                "quantize the model again",
+            )
+
+
+def _scales(architecture: Architecture, shards: Sequence[Shard]) -> Iterator[tuple[str, Linear, float, int]]:
+    for index, shard in enumerate(shards):
+        rank = rank_of(architecture, index)
+        for layer in range(rank.num_layers):
+            for linear in linears_of_layer(architecture, rank, layer):
+                name = f"{linear.name}.activation_scaling_factor"
+                if linear.algo in _BOUNDS and name in shard.entries:
+                    scale = float(as_float32(shard.tensor(name)).reshape(-1)[0])
+                    yield f"{shard.path.name} {name}", linear, scale * _BOUNDS[linear.algo], index
