@@ -17,7 +17,9 @@ KvCache = Literal["auto", "fp8", "int8"]
 KvEffect = Literal["full", "no_paged_context_fmha", "refused"]
 
 ADA = 89  # the first GPUs with FP8: sm_89 (L4, L40S, RTX 40), sm_90 (H100, H200)
-BLACKWELL = 100  # the first GPUs with FP4: sm_100 (B200), sm_120 (RTX 50)
+BLACKWELL = 100  # the first GPUs with FP4: sm_100 (B200), sm_103 (B300), sm_120 (RTX 50)
+# TensorRT-LLM's builder raises for integer weights, SmoothQuant and an INT8 KV cache on these (100 <= sm < 120).
+NO_INTEGERS = range(100, 120)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Format:
     group_sizes: tuple[int, ...]  # inputs that share a scale, the recommended size first; empty: per row or tensor
     scale_bits_per_weight: float  # what the scales of the groups add to `weight_bits`, at the recommended size
     min_sm: int  # compute capability x 10, as 89
-    max_sm: int | None  # the last one that TensorRT-LLM accepts; None: no limit
+    is_integer: bool  # integer weights, which TensorRT-LLM rejects on NO_INTEGERS
     llm_api: bool  # TensorRT-LLM's LLM API reads its unified Hugging Face export
     duplicates_kv_heads: bool  # can be exported with more tensor-parallel ranks than KV heads
     needs_calibration: bool  # whether scales depend on activations
@@ -62,7 +64,7 @@ _FP8_KV_ON_OTHERS = KvCombination(
 _INT8_KV = KvCombination(effect="no_paged_context_fmha", reason=f"{_LOST}: it cannot read an INT8 KV cache")
 _INT8_KV_ON_BLACKWELL = KvCombination(
     effect="refused",
-    reason="NVFP4 runs on sm_100 and newer, where TensorRT-LLM rejects an INT8 KV cache",
+    reason="NVFP4 runs on sm_100 and newer, and TensorRT-LLM rejects an INT8 KV cache on sm_100 to sm_119",
 )
 _FLOAT_KV: Mapping[KvCache, KvCombination] = {"auto": _FULL, "fp8": _FP8_KV_ON_OTHERS, "int8": _INT8_KV}
 _FP8_KV: Mapping[KvCache, KvCombination] = {"auto": _FULL, "fp8": _FULL, "int8": _INT8_KV}
@@ -79,7 +81,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(),
             scale_bits_per_weight=0,
             min_sm=80,
-            max_sm=None,
+            is_integer=False,
             llm_api=True,
             duplicates_kv_heads=True,
             needs_calibration=False,
@@ -95,7 +97,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(),
             scale_bits_per_weight=0,
             min_sm=80,
-            max_sm=BLACKWELL - 1,
+            is_integer=True,
             llm_api=True,
             duplicates_kv_heads=True,  # the exported weights are floats, quantized when they are loaded
             needs_calibration=False,
@@ -111,7 +113,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(),
             scale_bits_per_weight=0,
             min_sm=80,
-            max_sm=BLACKWELL - 1,
+            is_integer=True,
             llm_api=False,
             duplicates_kv_heads=False,
             needs_calibration=True,
@@ -127,7 +129,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(),
             scale_bits_per_weight=0,
             min_sm=ADA,
-            max_sm=None,
+            is_integer=False,
             llm_api=True,
             duplicates_kv_heads=True,
             needs_calibration=True,
@@ -143,7 +145,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(128, 64),
             scale_bits_per_weight=16 / 128,
             min_sm=80,
-            max_sm=BLACKWELL - 1,
+            is_integer=True,
             llm_api=True,
             duplicates_kv_heads=True,
             needs_calibration=True,
@@ -159,7 +161,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(128,),
             scale_bits_per_weight=16 / 128,
             min_sm=ADA,
-            max_sm=BLACKWELL - 1,
+            is_integer=True,
             llm_api=True,
             duplicates_kv_heads=True,
             needs_calibration=True,
@@ -175,7 +177,7 @@ FORMATS: Mapping[str, Format] = {
             group_sizes=(16,),
             scale_bits_per_weight=8 / 16,
             min_sm=BLACKWELL,
-            max_sm=None,
+            is_integer=False,
             llm_api=True,
             duplicates_kv_heads=True,
             needs_calibration=True,
@@ -312,12 +314,12 @@ def sm_problem(method: str, sm: int, kv_cache: KvCache = "auto") -> str | None:
     entry = format_for(method)
     if sm < entry.min_sm:
         return f"{method} needs sm_{entry.min_sm} or newer, the GPU is sm_{sm}"
-    if entry.max_sm is not None and sm > entry.max_sm:
-        return f"{method} is rejected by TensorRT-LLM on sm_{BLACKWELL} and newer, the GPU is sm_{sm}"
+    if entry.is_integer and sm in NO_INTEGERS:
+        return f"{method} is rejected by TensorRT-LLM on sm_100 to sm_119, the GPU is sm_{sm}"
     if kv_cache == "fp8" and sm < ADA:
         return f"an FP8 KV cache needs sm_{ADA} or newer, the GPU is sm_{sm}"
-    if kv_cache == "int8" and sm >= BLACKWELL:
-        return f"an INT8 KV cache is rejected by TensorRT-LLM on sm_{BLACKWELL} and newer, the GPU is sm_{sm}"
+    if kv_cache == "int8" and sm in NO_INTEGERS:
+        return f"an INT8 KV cache is rejected by TensorRT-LLM on sm_100 to sm_119, the GPU is sm_{sm}"
     return None
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream import __version__, artifacts
 from slipstream.artifacts import Artifact, Dependencies
-from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.errors import SlipstreamError, SpecError, StaleArtifactError
+from slipstream.formats import Method, kv_effect
 from slipstream.progress import Reporter
 from slipstream.project import Workspace, recipes_directory
 from slipstream.spec import DeploymentSpec, ModelSpec, QuantizationSpec
@@ -204,6 +205,7 @@ def _checkpoint_stage(name: str, chosen: Callable[[Context], _Quantized], parent
 
     def fields(context: Context) -> Mapping[str, Any]:
         it, engine = chosen(context), context.spec.engine
+        _refuse_lost_reuse(context.spec, it, recipe(context).settings.method)
         return {
             f"{it.field}quantization.recipe": it.quantization.recipe,
             f"{it.field}quantization.kv_cache": it.quantization.kv_cache,
@@ -235,6 +237,25 @@ def _checkpoint_stage(name: str, chosen: Callable[[Context], _Quantized], parent
 
     tools = _packages("nvidia-modelopt", "transformers", "torch")
     return Stage(name=name, verb="quantize", fields=fields, tools=tools, make=make, parent=parent)
+
+
+def _refuse_lost_reuse(spec: DeploymentSpec, it: _Quantized, method: Method) -> None:
+    """Refuse a KV cache with which TensorRT-LLM silently switches off what `runtime` asks for."""
+    effect = kv_effect(method, it.quantization.kv_cache)
+    wanted = [
+        name
+        for name, is_wanted in (
+            ("runtime.enable_kv_cache_reuse", spec.runtime.enable_kv_cache_reuse),
+            ("runtime.enable_chunked_context", spec.runtime.enable_chunked_context),
+        )
+        if is_wanted
+    ]
+    if spec.engine.target == "tensorrt_llm" and effect.effect == "no_paged_context_fmha" and wanted:
+        raise SpecError(
+            f"{it.field}quantization.kv_cache is {it.quantization.kv_cache} with recipe {it.quantization.recipe}, and"
+            f" {' and '.join(wanted)} true: {effect.reason}",
+            mend=f"set {it.field}quantization.kv_cache to auto, or these to false",
+        )
 
 
 def _engine_fields(context: Context) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slipstream import artifacts, pipeline
-from slipstream.errors import StaleArtifactError
+from slipstream.errors import SpecError, StaleArtifactError
 from slipstream.pipeline import CHECKPOINT, ENGINE, MODEL, REPOSITORY, Context, Stage, require, stages_for
 from slipstream.project import Workspace
 from slipstream.quantize import identity
@@ -103,8 +103,40 @@ def test_a_draft_is_a_pair_with_its_target(root: Path, tmp_path: Path) -> None:
     assert list(before) == ["model", "draft/model", "checkpoint", "draft/checkpoint", "engine", "model_repository"]
     changed = {
         override: [name for name, digest in digests_of(override).items() if digest != before[name]][:2]
-        for override in ("engine.draft.quantization.recipe=none", "quantization.recipe=none", "model.dtype=float16")
+        for override in ("engine.draft.quantization.kv_cache=auto", "quantization.kv_cache=auto", "model.dtype=float16")
     }
-    assert changed["engine.draft.quantization.recipe=none"][:1] == ["draft/checkpoint"]
-    assert changed["quantization.recipe=none"] == ["checkpoint", "engine"]
+    assert changed["engine.draft.quantization.kv_cache=auto"][:1] == ["draft/checkpoint"]
+    assert changed["quantization.kv_cache=auto"] == ["checkpoint", "engine"]
     assert changed["model.dtype=float16"] == ["model", "draft/model"]  # the tokenizers are compared again
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_refused"),
+    [
+        (["quantization.kv_cache=fp8"], False),
+        (["quantization.recipe=int4_awq", "quantization.kv_cache=fp8"], True),
+        (["quantization.kv_cache=int8"], True),
+        (["quantization.recipe=int4_awq", "quantization.kv_cache=auto"], False),
+        (["quantization.kv_cache=int8", "runtime.enable_kv_cache_reuse=false"], True),
+        (
+            [
+                "quantization.kv_cache=int8",
+                "runtime.enable_kv_cache_reuse=false",
+                "runtime.enable_chunked_context=false",
+            ],
+            False,
+        ),
+        (["engine.target=openvino", "quantization.kv_cache=int8"], False),  # its engine has a KV cache of its own
+    ],
+)
+def test_a_kv_cache_that_silently_costs_reuse_is_refused(
+    root: Path, tmp_path: Path, overrides: list[str], *, is_refused: bool
+) -> None:
+    spec = load_deployment("llama-3.1-8b-fp8-h100", overrides, root=root)
+    context = Context(spec=spec, root=root, workspace=Workspace(directory=tmp_path))
+    if not is_refused:
+        CHECKPOINT.dependencies(context)
+        return
+    with pytest.raises(SpecError, match="paged context FMHA") as caught:
+        CHECKPOINT.dependencies(context)
+    assert "set quantization.kv_cache to auto" in caught.value.mend

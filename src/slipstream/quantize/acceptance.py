@@ -7,11 +7,10 @@ and what the draft chooses after the same prefixes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Z_95 = 1.959964  # of the normal distribution
+from slipstream.quantize.accuracy.statistics import wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +19,7 @@ class Acceptance:
 
     positions: int
     agreement: float  # share of positions where draft and target choose the same token
-    agreement_low: (
-        float  # 95 % interval (Wilson); positions of one text are not independent, so it is a lower bound of it
-    )
+    agreement_low: float  # 95 % (Wilson), as if positions of one text were independent: the true one is wider
     agreement_high: float
     max_draft_len: int
     tokens_per_step: float  # of the target, its own token included; 1.0 means that nothing was gained
@@ -37,23 +34,15 @@ def measure_acceptance(agrees: Sequence[Sequence[bool]], max_draft_len: int) -> 
     positions = sum(map(len, agrees))
     steps = sum(_steps(text, max_draft_len) for text in agrees)
     agreeing = sum(sum(text) for text in agrees)
-    low, high = wilson(agreeing, positions)
+    interval = wilson(agreeing, positions)
     return Acceptance(
         positions=positions,
         agreement=agreeing / positions,
-        agreement_low=low,
-        agreement_high=high,
+        agreement_low=interval.low,
+        agreement_high=interval.high,
         max_draft_len=max_draft_len,
         tokens_per_step=positions / steps,
     )
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share by Wilson's score."""
-    share, spread = successes / trials, Z_95**2 / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z_95 * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _steps(agrees: Sequence[bool], max_draft_len: int) -> int:
