@@ -73,13 +73,23 @@ def find_model(text: str) -> Model:
     path = Path(text).expanduser()
     if path.suffix == ".json" or (path / "config.json").is_file():
         return read_model(path if path.suffix == ".json" else path / "config.json")
-    model = _models_by_key().get(model_key(text))
+    model = known_model(text)
     if model is None:
         raise SlipstreamError(
             f"model {text!r} is not in the catalogue{did_you_mean(text, [m.name for m in models()])}",
             mend="name one of `slipstream plan --list`, or give the path of a config.json",
         )
     return model
+
+
+def known_model(text: str) -> Model | None:
+    """The model of the catalogue that `text` names, or None."""
+    return _models_by_key().get(model_key(text))
+
+
+def known_gpu(text: str) -> Gpu | None:
+    """The GPU of the catalogue that `text` names, or None."""
+    return _gpus_by_key().get(gpu_key(text))
 
 
 def read_model(path: Path) -> Model:
@@ -94,7 +104,7 @@ def read_model(path: Path) -> Model:
 
 def find_gpu(text: str) -> Gpu:
     """The GPU that `text` names. Raises SlipstreamError with the nearest name."""
-    gpu = _gpus_by_key().get(gpu_key(text))
+    gpu = known_gpu(text)
     if gpu is None:
         names = [gpu.name for gpu in gpus()]
         raise SlipstreamError(

@@ -1,0 +1,127 @@
+"""The fitted state of the cost model, as `slipstream.plan.fit` wrote it into the package, and predictions with it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slipstream.plan.cases import Case, Columns, Floats, columns
+from slipstream.plan.cost import step_seconds, tokens_per_second, tpot_ms, ttft_ms
+from slipstream.plan.residual import Correction, Kernel, Process, Residual, Traits, condition, traits
+from slipstream.plan.rows import Quantity
+
+QUANTITIES = {"throughput": tokens_per_second, "tpot": tpot_ms, "ttft": ttft_ms}
+_FILES = ("coefficients.json", "anchors.npz")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A prediction, and the range that nine of ten measurements should fall into."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Interval:
+        """In another unit."""
+        return Interval(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+    def inverse(self, factor: float) -> Interval:
+        """`factor` divided by it."""
+        return Interval(value=factor / self.value, low=factor / self.high, high=factor / self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Coefficients, and for each quantity what the published rows say beyond them."""
+
+    coefficients: Mapping[str, float]
+    residuals: Mapping[str, Residual]
+    widths: Mapping[str, float]  # standard deviations from the middle to the end of a 90 % interval
+
+    def predict(self, cases: Sequence[Case], quantity: Quantity) -> list[Interval]:
+        """Output tokens/s of a replica, or milliseconds, for each case; each must have room for one request."""
+        if not cases:
+            return []
+        analytic = QUANTITIES[quantity](columns(cases), self.coefficients)
+        correction = self.residuals[quantity].at(traits(cases))
+        return intervals(np.log(analytic) + correction.mean, correction, self.widths[quantity])
+
+    def step_seconds(self, cases: Sequence[Case], replies: Floats, prompts: Floats) -> Floats:
+        """Seconds of one iteration of each case with so many running requests and prompts."""
+        return step_seconds(columns(cases), self.coefficients, replies, prompts)
+
+    def columns_and_coefficients(self, case: Case) -> tuple[Columns, Mapping[str, float]]:
+        """For callers that evaluate many iterations of one case."""
+        return columns([case]), self.coefficients
+
+
+def intervals(centre: Floats, correction: Correction, width: float) -> list[Interval]:
+    """Intervals around logarithms."""
+    half = width * correction.deviation
+    rows = zip(np.exp(centre), np.exp(centre - half), np.exp(centre + half), strict=True)
+    return [Interval(value=float(v), low=float(low), high=float(high)) for v, low, high in rows]
+
+
+@functools.cache
+def calibration() -> Calibration:
+    """The calibration that is shipped."""
+    return load(Path(str(resources.files("slipstream.plan") / "data")))
+
+
+def load(directory: Path) -> Calibration:
+    """Read what `save` wrote."""
+    facts = json.loads((directory / _FILES[0]).read_text(encoding="utf-8"))
+    with np.load(directory / _FILES[1]) as stored:
+        residuals = {name: _residual(name, facts["processes"][name], stored) for name in facts["processes"]}
+    return Calibration(facts["coefficients"], residuals, facts["widths"])
+
+
+def save(
+    directory: Path,
+    *,
+    coefficients: Mapping[str, float],
+    processes: Mapping[str, Process],
+    widths: Mapping[str, float],
+    anchors: Mapping[str, tuple[Traits, Floats]],
+) -> None:
+    """Write coefficients and hyperparameters as JSON, and the rows' traits and errors beside them."""
+    facts = {
+        "coefficients": dict(coefficients),
+        "processes": {name: asdict(process) for name, process in processes.items()},
+        "widths": dict(widths),
+    }
+    arrays: dict[str, Any] = {}
+    for name, (known, errors) in anchors.items():
+        arrays[f"{name}.numbers"] = known.numbers.astype(np.float32)
+        arrays[f"{name}.words"] = known.words.astype(np.str_)
+        arrays[f"{name}.errors"] = errors.astype(np.float32)
+    (directory / _FILES[0]).write_text(json.dumps(_rounded(facts), indent=1) + "\n", encoding="utf-8")
+    np.savez_compressed(directory / _FILES[1], **arrays)
+
+
+def _residual(name: str, process: Any, stored: Mapping[str, Any]) -> Residual:
+    kernels = tuple(
+        Kernel(amplitude=k["amplitude"], scales=tuple(k["scales"]), strangeness=tuple(k["strangeness"]))
+        for k in process["kernels"]
+    )
+    known = Traits(
+        numbers=stored[f"{name}.numbers"].astype(np.float64), words=stored[f"{name}.words"].astype(object)
+    )
+    errors = stored[f"{name}.errors"].astype(np.float64)
+    return condition(Process(kernels=kernels, noise=process["noise"]), known, errors)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,89 @@
+"""Judges the cost model on rows that it was not fitted to: whole curves, models and GPUs are left out in turn.
+
+Coefficients are fitted again without each group and the residuals are conditioned without it. The hyperparameters of the
+process (40 numbers a quantity) are those of the whole fit; that is the one thing the left-out rows have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from slipstream.plan.calibration import QUANTITIES
+from slipstream.plan.cases import Floats
+from slipstream.plan.fit import GROUPS, Sample, errors, fit_coefficients, group_indices
+from slipstream.plan.residual import Process, condition
+from slipstream.progress import Reporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Relative errors over rows that were left out."""
+
+    quantity: str
+    left_out: str
+    rows: int
+    groups: int
+    median: float
+    p90: float
+    mean: float
+    bias: float  # median of prediction / measurement - 1
+    covered: float  # share of rows inside of their 90 % interval
+    analytic_median: float  # of the analytic part alone
+    analytic_p90: float
+
+
+def judge(
+    data: Mapping[str, Sample],
+    *,
+    quantity: str,
+    left_out: str,
+    whole: Mapping[str, float],
+    process: Process,
+    width: float,
+    report: Reporter,
+) -> Verdict:
+    """Leave out each group of `left_out` (a name of GROUPS) in turn and foretell its rows."""
+    sample = data[quantity]
+    groups = group_indices(sample, GROUPS[left_out])
+    off, analytic, inside = (np.zeros(len(sample.rows)) for _ in range(3))
+    for done, (name, rows) in enumerate(groups.items()):
+        report(f"{quantity} without {left_out} {name}", done / len(groups))
+        kept = {key: _without(other, GROUPS[left_out], name) for key, other in data.items()}
+        k = fit_coefficients({key: other for key, other in kept.items() if other.rows}, start=whole)
+        residual = condition(process, kept[quantity].traits, errors(kept[quantity], k))
+        chosen = np.zeros(len(sample.rows), dtype=bool)
+        chosen[rows] = True
+        tested = sample.where(chosen)
+        correction = residual.at(tested.traits)
+        analytic[rows] = np.log(QUANTITIES[quantity](tested.columns, k)) - tested.measured
+        off[rows] = analytic[rows] + correction.mean
+        inside[rows] = np.abs(off[rows]) <= width * correction.deviation
+    return _verdict(quantity, left_out, len(groups), off, analytic, inside)
+
+
+def _without(sample: Sample, key: object, name: object) -> Sample:
+    assert callable(key)
+    return sample.where(np.array([key(row) != name for row in sample.rows], dtype=bool))
+
+
+def _verdict(
+    quantity: str, left_out: str, groups: int, off: Floats, analytic: Floats, inside: Floats
+) -> Verdict:
+    relative, plain = np.expm1(off), np.abs(np.expm1(analytic))
+    size = np.abs(relative)
+    return Verdict(
+        quantity=quantity,
+        left_out=left_out,
+        rows=len(off),
+        groups=groups,
+        median=float(np.median(size)),
+        p90=float(np.quantile(size, 0.9)),
+        mean=float(size.mean()),
+        bias=float(np.median(relative)),
+        covered=float(inside.mean()),
+        analytic_median=float(np.median(plain)),
+        analytic_p90=float(np.quantile(plain, 0.9)),
+    )
