@@ -16,7 +16,7 @@ from slipstream.plan.fit import (
     starting_process,
 )
 
-ROUNDS = 600
+ROUNDS = 220
 root = Path(__file__).resolve().parents[1]
 data = samples(read_tables(sorted((root / "perf" / "published").glob("*.csv"))))
 coefficients = fit_coefficients(data)

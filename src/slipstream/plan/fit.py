@@ -18,6 +18,7 @@ from slipstream.plan.calibration import QUANTITIES
 from slipstream.plan.cases import Columns, Floats, columns
 from slipstream.plan.cost import COEFFICIENTS
 from slipstream.plan.residual import NUMBERS, WORDS, Kernel, Process, Traits, covariance, traits
+from slipstream.plan.online import closed_loop_rows, load_points
 from slipstream.plan.rows import Row, read_row
 
 NAMES = tuple(COEFFICIENTS)
@@ -27,6 +28,7 @@ _SPREAD = np.array([c.spread for c in COEFFICIENTS.values()])
 # mismeasured rows do not bend the model. TTFT under a burst is dominated by how the load generator starts.
 _ROW_ERROR = {"throughput": 0.08, "tpot": 0.08, "ttft": 0.6}
 _STEPS = 25
+_ONLINE = "triton_online"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +62,11 @@ def read_tables(paths: Iterable[Path]) -> list[Row]:
     rows = []
     for path in paths:
         with path.open(encoding="utf-8", newline="") as file:
-            for cells in csv.DictReader(file):
-                try:
-                    row = read_row(cells)
-                except SlipstreamError:
-                    continue  # a configuration that the model refuses has no error to learn from
-                if row.rate is None and row.value and cells["n_gpus"] != "0":
-                    rows.append(row)
+            table = list(csv.DictReader(file))
+        if path.stem.startswith(_ONLINE):
+            rows += closed_loop_rows(load_points(table))
+        else:
+            rows += _offline_rows(table)
     return rows
 
 
@@ -186,6 +186,18 @@ def starting_process() -> Process:
         ),
         noise=0.03,
     )
+
+
+def _offline_rows(table: Iterable[Mapping[str, str]]) -> list[Row]:
+    rows = []
+    for cells in table:
+        try:
+            row = read_row(cells)
+        except SlipstreamError:
+            continue  # a configuration that the model refuses has no error to learn from
+        if row.rate is None and row.value and cells["n_gpus"] != "0":
+            rows.append(row)
+    return rows
 
 
 def _errors(data: Mapping[str, Sample], at: Floats) -> Floats:
