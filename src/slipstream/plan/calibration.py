@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -43,7 +43,7 @@ class Calibration:
     """Coefficients, and for each quantity what the published rows say beyond them."""
 
     coefficients: Mapping[str, float]
-    residuals: Mapping[str, Residual]
+    residuals: Mapping[str, Residual]  # conditioned when first asked for
     widths: Mapping[str, float]  # standard deviations from the middle to the end of a 90 % interval
 
     def predict(self, cases: Sequence[Case], quantity: Quantity) -> list[Interval]:
@@ -80,8 +80,8 @@ def load(directory: Path) -> Calibration:
     """Read what `save` wrote."""
     facts = json.loads((directory / _FILES[0]).read_text(encoding="utf-8"))
     with np.load(directory / _FILES[1]) as stored:
-        residuals = {name: _residual(name, facts["processes"][name], stored) for name in facts["processes"]}
-    return Calibration(facts["coefficients"], residuals, facts["widths"])
+        arrays = {name: stored[name] for name in stored.files}
+    return Calibration(facts["coefficients"], _Residuals(facts["processes"], arrays), facts["widths"])
 
 
 def save(
@@ -101,10 +101,29 @@ def save(
     arrays: dict[str, Any] = {}
     for name, (known, errors) in anchors.items():
         arrays[f"{name}.numbers"] = known.numbers.astype(np.float32)
-        arrays[f"{name}.words"] = known.words.astype(np.str_)
+        arrays[f"{name}.words"] = known.words
         arrays[f"{name}.errors"] = errors.astype(np.float32)
     (directory / _FILES[0]).write_text(json.dumps(_rounded(facts), indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(directory / _FILES[1], **arrays)
+
+
+class _Residuals(Mapping[str, Residual]):
+    """Conditions each quantity's process on first use, since most verbs need one or two of them."""
+
+    def __init__(self, processes: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        self._processes, self._arrays = processes, arrays
+        self._made: dict[str, Residual] = {}
+
+    def __getitem__(self, name: str) -> Residual:
+        if name not in self._made:
+            self._made[name] = _residual(name, self._processes[name], self._arrays)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._processes)
+
+    def __len__(self) -> int:
+        return len(self._processes)
 
 
 def _residual(name: str, process: Any, stored: Mapping[str, Any]) -> Residual:
@@ -112,9 +131,7 @@ def _residual(name: str, process: Any, stored: Mapping[str, Any]) -> Residual:
         Kernel(amplitude=k["amplitude"], scales=tuple(k["scales"]), strangeness=tuple(k["strangeness"]))
         for k in process["kernels"]
     )
-    known = Traits(
-        numbers=stored[f"{name}.numbers"].astype(np.float64), words=stored[f"{name}.words"].astype(object)
-    )
+    known = Traits(numbers=stored[f"{name}.numbers"].astype(np.float64), words=stored[f"{name}.words"])
     errors = stored[f"{name}.errors"].astype(np.float64)
     return condition(Process(kernels=kernels, noise=process["noise"]), known, errors)
 

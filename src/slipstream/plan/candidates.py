@@ -102,9 +102,7 @@ def make_case(plan: PlanInput, model: Model, gpu: Gpu, weights: WeightFormat, kv
 def evaluate(cases: Sequence[Case], plan: PlanInput, known: Calibration) -> list[Candidate]:
     """Each case at each batch that its memory holds."""
     loaded = [
-        replace(case, concurrency=float(batch), max_batch_size=batch)
-        for case in cases
-        for batch in _batches(case)
+        replace(case, concurrency=float(batch), max_batch_size=batch) for case in cases for batch in _batches(case)
     ]
     if not loaded:
         return []
@@ -143,7 +141,8 @@ def _batches(case: Case) -> Iterable[int]:
 
 
 def _ttft_ms(cases: Sequence[Case], tpots: Sequence[Interval], known: Calibration) -> list[Interval]:
-    """The iteration under way, then one's own prompt behind the prompts that came before it (a queue's 1 / (1 - load))."""
+    """The iteration under way, then one's own prompt behind the prompts that came before it (a queue's 1 /"
+    " (1 - load))."""
     c, k = columns(cases), known.coefficients
     nothing = np.zeros_like(c.active)
     decode = step_seconds(c, k, c.active, nothing)
@@ -157,7 +156,7 @@ def _ttft_ms(cases: Sequence[Case], tpots: Sequence[Interval], known: Calibratio
 def _shares(cases: Sequence[Case], known: Calibration) -> list[tuple[tuple[str, float], ...]]:
     c = columns(cases)
     parts = breakdown(c, known.coefficients, c.active, c.active / c.output_tokens)
-    total = sum(parts.values())
+    total = np.sum(list(parts.values()), axis=0)
     rows = [{name: float(part[i] / total[i]) for name, part in parts.items()} for i in range(len(cases))]
     return [tuple(sorted(row.items(), key=lambda item: -item[1])) for row in rows]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +118,9 @@ def _held(case: Case, max_batch_size: float) -> int:
 def columns(cases: Sequence[Case]) -> Columns:
     """The arrays of `cases`. Every case must have room for one request."""
     rows = [_row(case) for case in cases]
+    # Indices into GENERATIONS and RUNTIMES stay whole numbers.
     whole = {"generation", "runtime"}
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.array([row[name] for row in rows], dtype=np.int64 if name in whole else np.float64)
         for name in Columns.__slots__
     }
@@ -186,7 +187,7 @@ def _weights(case: Case) -> dict[str, float]:
     expert_bytes = shape.expert_parameters / split.tp / split.pp * case.weights.bytes_per_weight
     # The input embedding is only looked up, never read whole; the output embedding is on the last stage alone.
     matrix = 2 * shape.vocab * shape.hidden / (1 if split.attention_dp else split.tp)
-    stored = matrix * (1 if shape.tied and split.pp == 1 else 2)
+    stored = matrix * (1 if shape.tied or split.pp > 1 else 2)
     linear = shape.dense_parameters + shape.active_expert_parameters
     return {
         "dense_bytes": weight_bytes(shape, case.weights, split) - expert_bytes - stored + matrix / split.pp,

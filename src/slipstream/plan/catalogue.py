@@ -20,7 +20,26 @@ from slipstream.spec_file import did_you_mean
 
 # Words of a model's name that do not change its shape.
 _NOISE = frozenset(
-    "instruct chat it hf base v llama3 meta llama nvidia instruct2507 thinking fp8 fp4 nvfp4 bf16 fp16 awq".split()
+    [
+        "instruct",
+        "chat",
+        "it",
+        "hf",
+        "base",
+        "v",
+        "llama3",
+        "meta",
+        "llama",
+        "nvidia",
+        "instruct2507",
+        "thinking",
+        "fp8",
+        "fp4",
+        "nvfp4",
+        "bf16",
+        "fp16",
+        "awq",
+    ]
 ) - {"llama"}
 _VENDORS = r"^(meta-llama|meta|nvidia|mistralai|qwen|microsoft|google|deepseek-ai|moonshotai|openai|tiiuae|eleutherai)/"
 
@@ -123,6 +142,13 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(dict.fromkeys(_gpus_by_key().values()))
 
 
+def catalogue_data(name: str) -> Any:
+    """A YAML file of the package's data."""
+    text = (resources.files("slipstream.plan") / "data" / name).read_text(encoding="utf-8")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(text, Loader=loader)  # noqa: S506 - a SafeLoader, in C where libyaml is there
+
+
 def model_key(text: str) -> str:
     """`LLaMA v3.1 70B`, `meta-llama/Llama-3.1-70B-Instruct` and `Meta-Llama-3.1-70B` have one key."""
     text = re.sub(_VENDORS, "", text.strip().lower())
@@ -147,11 +173,9 @@ def _words(*texts: Iterable[str]) -> list[str]:
 @functools.cache
 def _models_by_key() -> dict[str, Model]:
     found: dict[str, Model] = {}
-    for row in _data("models.yaml")["models"]:
+    for row in catalogue_data("models.yaml")["models"]:
         shape = shape_from_config(row["config"], row["name"])
-        model = Model(
-            name=row["name"], source=row["hub"], shape=shape, published_parameters_b=row["parameters_b"]
-        )
+        model = Model(name=row["name"], source=row["hub"], shape=shape, published_parameters_b=row["parameters_b"])
         for name in _words([row["name"], row["hub"]], row.get("aliases", [])):
             found.setdefault(model_key(name), model)
     return found
@@ -160,15 +184,9 @@ def _models_by_key() -> dict[str, Model]:
 @functools.cache
 def _gpus_by_key() -> dict[str, Gpu]:
     found: dict[str, Gpu] = {}
-    for row in _data("gpus.yaml")["gpus"]:
+    for row in catalogue_data("gpus.yaml")["gpus"]:
         aliases = row.pop("aliases")
         gpu = Gpu(**row)
         for name in [gpu.name, *aliases]:
             found.setdefault(gpu_key(name), gpu)
     return found
-
-
-def _data(name: str) -> Any:
-    text = (resources.files("slipstream.plan") / "data" / name).read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(text, Loader=loader)  # noqa: S506 - a SafeLoader, in C where libyaml is there

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slipstream.plan.cases import GENERATIONS, RUNTIMES, Columns, Floats
 
@@ -32,7 +33,9 @@ COEFFICIENTS: dict[str, Coefficient] = {
     "mfu.weight_only": Coefficient(start=0.8, spread=0.3, meaning="the same, when weights are expanded first"),
     "mfu.experts": Coefficient(start=0.7, spread=0.3, meaning="the same, of routed experts"),
     "mfu.attention": Coefficient(start=0.4, spread=0.5, meaning="share of the 16-bit peak in prompt attention"),
-    "narrow": Coefficient(start=500, spread=1.0, meaning="feed-forward width a rank at which products run at half speed"),
+    "narrow": Coefficient(
+        start=500, spread=1.0, meaning="feed-forward width a rank at which products run at half speed"
+    ),
     "weights": Coefficient(start=0.8, spread=0.3, meaning="share of the bandwidth in reading weights"),
     "weights.experts": Coefficient(start=0.8, spread=0.3, meaning="the same, of routed experts"),
     "kv": Coefficient(start=0.6, spread=0.4, meaning="share of the bandwidth in reading the KV cache"),
@@ -45,8 +48,14 @@ COEFFICIENTS: dict[str, Coefficient] = {
     "reduce_growth": Coefficient(start=0.3, spread=0.7, meaning="growth of that latency with each doubling of ranks"),
     "layer_us": Coefficient(start=20, spread=0.7, meaning="of a layer, whatever it computes"),
     "layer_us.experts": Coefficient(start=20, spread=0.7, meaning="the same, more, with experts"),
-    **{f"iteration_ms.{n}": Coefficient(start=1, spread=0.7, meaning=f"of an iteration on the host, {n}") for n in RUNTIMES},
-    **{f"request_us.{n}": Coefficient(start=5, spread=0.7, meaning=f"of a running request in an iteration, {n}") for n in RUNTIMES},
+    **{
+        f"iteration_ms.{n}": Coefficient(start=1, spread=0.7, meaning=f"of an iteration on the host, {n}")
+        for n in RUNTIMES
+    },
+    **{
+        f"request_us.{n}": Coefficient(start=5, spread=0.7, meaning=f"of a running request in an iteration, {n}")
+        for n in RUNTIMES
+    },
     "sharpness": Coefficient(start=2, spread=0.3, meaning="exponent that joins arithmetic and memory time"),
     "interleave": Coefficient(start=0.9, spread=0.3, meaning="share of prompt work that delays running replies"),
     "queue": Coefficient(start=0.3, spread=0.7, meaning="of the other requests' prompts, how many one waits for"),
@@ -58,8 +67,8 @@ def step_seconds(
 ) -> Floats:
     """Seconds of one iteration with `replies` running requests and `prompts` prompts (fractions allowed).
 
-    With a pipeline, of all its stages one after the other, each holding its share of the requests. A reply has more than
-    one token when drafted tokens are verified.
+    With a pipeline, of all its stages one after the other, each holding its share of the requests. A reply has more
+    than one token when drafted tokens are verified.
     """
     replies, prompts = replies / c.pp, prompts / c.pp
     tokens = replies * tokens_per_reply + prompts * c.input_tokens
@@ -82,7 +91,7 @@ def tokens_per_second(c: Columns, k: Mapping[str, float]) -> Floats:
     """Output tokens a second of a replica: whole waves at full batch, then the last, partial one."""
     full = _wave_seconds(c, k, c.active)
     last = np.where(c.last_wave > 0, _wave_seconds(c, k, np.maximum(c.last_wave, 1)), 0)
-    return (c.waves * c.active + c.last_wave) * c.output_tokens / (c.waves * full + last)
+    return np.asarray((c.waves * c.active + c.last_wave) * c.output_tokens / (c.waves * full + last))
 
 
 def tpot_ms(c: Columns, k: Mapping[str, float]) -> Floats:
@@ -103,9 +112,7 @@ def _stage_seconds(c: Columns, k: Mapping[str, float], replies: Floats, prompts:
     return np.asarray(sum(_terms(c, k, replies, prompts, tokens).values()))
 
 
-def _terms(
-    c: Columns, k: Mapping[str, float], replies: Floats, prompts: Floats, tokens: Floats
-) -> dict[str, Floats]:
+def _terms(c: Columns, k: Mapping[str, float], replies: Floats, prompts: Floats, tokens: Floats) -> dict[str, Floats]:
     """Seconds of one stage by what they are spent on."""
     attention_rate = c.peak16 * k["mfu.attention"] * _of_generation(c, k, "mfu")
     attention = replies * c.reply_attention_flops + prompts * c.prompt_attention_flops
@@ -160,5 +167,5 @@ def _of_generation(c: Columns, k: Mapping[str, float], name: str) -> Floats:
     return _by(c.generation, k, name, GENERATIONS)
 
 
-def _by(index: np.ndarray, k: Mapping[str, float], name: str, members: tuple[str, ...]) -> Floats:
-    return np.array([k[f"{name}.{member}"] for member in members])[index]
+def _by(index: NDArray[np.int64], k: Mapping[str, float], name: str, members: tuple[str, ...]) -> Floats:
+    return np.asarray(np.array([k[f"{name}.{member}"] for member in members])[index])

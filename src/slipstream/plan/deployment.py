@@ -170,7 +170,10 @@ def _runtime_settings(plan: Plan) -> tuple[Setting, ...]:
         Setting(
             field="runtime.kv_cache_free_gpu_mem_fraction",
             value=KV_FRACTION,
-            reason=f"{chosen.memory.kv_cache_bytes / 2**30:.1f} GiB of KV cache on each GPU, for requests of {tokens:.0f} tokens",
+            reason=(
+                f"{chosen.memory.kv_cache_bytes / 2**30:.1f} GiB of KV cache on each GPU, for requests of"
+                f" {tokens:.0f} tokens"
+            ),
         ),
         Setting(
             field="runtime.enable_kv_cache_reuse",

@@ -6,19 +6,22 @@ Judging is elsewhere (`slipstream.plan.judge`), so that no figure is quoted from
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slipstream.errors import SlipstreamError
-from slipstream.plan.calibration import QUANTITIES
+from slipstream.plan.calibration import QUANTITIES, Calibration
 from slipstream.plan.cases import Columns, Floats, columns
 from slipstream.plan.cost import COEFFICIENTS
+from slipstream.plan.online import LoadPoint, closed_loop_rows, load_points, simulate_rate
 from slipstream.plan.residual import NUMBERS, WORDS, Kernel, Process, Traits, covariance, traits
-from slipstream.plan.online import closed_loop_rows, load_points
 from slipstream.plan.rows import Row, read_row
 
 NAMES = tuple(COEFFICIENTS)
@@ -41,11 +44,11 @@ class Sample:
     traits: Traits
     measured: Floats  # logarithms of the quantity
 
-    def without(self, left_out: np.ndarray) -> Sample:
+    def without(self, left_out: NDArray[Any]) -> Sample:
         """The rows that are not marked in `left_out`."""
         return self.where(~left_out)
 
-    def where(self, chosen: np.ndarray) -> Sample:
+    def where(self, chosen: NDArray[Any]) -> Sample:
         """The marked rows."""
         picked = {name: getattr(self.columns, name)[chosen] for name in Columns.__slots__}
         return Sample(
@@ -136,17 +139,9 @@ def fit_process(sample: Sample, left: Floats, start: Process, *, rounds: int, se
     return _unpacked(at)
 
 
-def foretold(process: Process, sample: Sample, left: Floats, groups: Sequence[np.ndarray]) -> tuple[Floats, Floats]:
+def foretold(process: Process, sample: Sample, left: Floats, groups: Sequence[NDArray[Any]]) -> tuple[Floats, Floats]:
     """Mean and deviation of each row's error given all rows outside of its group (block leave-out, in closed form)."""
-    full = covariance(process, sample.traits, sample.traits) + process.noise**2 * np.eye(len(left))
-    inverse = np.linalg.inv(full)
-    weighted = inverse @ left
-    mean, deviation = np.zeros_like(left), np.zeros_like(left)
-    for group in groups:
-        block = np.linalg.inv(inverse[np.ix_(group, group)])
-        mean[group] = left[group] - block @ weighted[group]
-        deviation[group] = np.sqrt(np.maximum(np.diag(block), process.noise**2))
-    return mean, deviation
+    return _blocks_left_out(_precision(process, sample), process.noise, left, groups)
 
 
 def interval_width(process: Process, sample: Sample, left: Floats) -> float:
@@ -155,7 +150,7 @@ def interval_width(process: Process, sample: Sample, left: Floats) -> float:
     return float(np.quantile(np.abs(left - mean) / deviation, 0.9))
 
 
-def group_indices(sample: Sample, key: Callable[[Row], object]) -> dict[object, np.ndarray]:
+def group_indices(sample: Sample, key: Callable[[Row], object]) -> dict[object, NDArray[Any]]:
     """Row numbers by group."""
     found: dict[object, list[int]] = defaultdict(list)
     for number, row in enumerate(sample.rows):
@@ -176,16 +171,16 @@ GROUPS: dict[str, Callable[[Row], object]] = {
 }
 
 
-def starting_process() -> Process:
-    """Three terms: broad, of one configuration, and of one model on one GPU."""
-    return Process(
-        kernels=(
-            Kernel(amplitude=0.12, scales=(2, 4, 2, 1.5, 1, 1), strangeness=(0.3, 0.2, 0.2, 0.3, 0.5, 0.4)),
-            Kernel(amplitude=0.05, scales=(0.4, 0.5, 0.5, 1, 0.5, 0.5), strangeness=(1, 0.5, 0.7, 0.5, 1, 0.1)),
-            Kernel(amplitude=0.08, scales=(0.3, 10, 4, 4, 1, 1), strangeness=(1, 2, 2, 0.5, 2, 1)),
-        ),
-        noise=0.03,
-    )
+def online_widths(points: Sequence[LoadPoint], coefficients: Mapping[str, float]) -> dict[str, float]:
+    """Half of the 90 % interval of simulated load points, as a logarithm, by quantity."""
+    known = Calibration(coefficients, {}, {})
+    off: dict[str, list[float]] = defaultdict(list)
+    for point in points:
+        outcome = simulate_rate(point.row.case, known, point.requests_per_s)
+        off["online_ttft"].append(math.log(outcome.ttft_ms["mean"] / point.ttft_ms))
+        off["online_tpot"].append(math.log(outcome.itl_ms["mean"] / point.itl_ms))
+        off["online_throughput"].append(math.log(outcome.output_tokens_per_s / point.output_tokens_per_s))
+    return {name: float(np.quantile(np.abs(values), 0.9)) for name, values in off.items()}
 
 
 def _offline_rows(table: Iterable[Mapping[str, str]]) -> list[Row]:
@@ -210,11 +205,28 @@ def _objective(data: Mapping[str, Sample], at: Floats, scale: Floats) -> float:
     return float(np.where(size < 2, size**2, 4 * size - 4).sum() + ((at / _SPREAD) ** 2).sum())
 
 
-def _foretelling_loss(process: Process, sample: Sample, left: Floats, groups: list[list[np.ndarray]]) -> float:
-    """Negative log-density under a Student t of four degrees: a row far off costs, and does not rule."""
-    total = 0.0
+def _precision(process: Process, sample: Sample) -> Floats:
+    full = covariance(process, sample.traits, sample.traits)
+    return np.asarray(np.linalg.inv(full + process.noise**2 * np.eye(len(full))))
+
+
+def _blocks_left_out(
+    precision: Floats, noise: float, left: Floats, groups: Sequence[NDArray[Any]]
+) -> tuple[Floats, Floats]:
+    weighted = precision @ left
+    mean, deviation = np.zeros_like(left), np.zeros_like(left)
     for group in groups:
-        mean, deviation = foretold(process, sample, left, group)
+        block = np.linalg.inv(precision[np.ix_(group, group)])
+        mean[group] = left[group] - block @ weighted[group]
+        deviation[group] = np.sqrt(np.maximum(np.diag(block), noise**2))
+    return mean, deviation
+
+
+def _foretelling_loss(process: Process, sample: Sample, left: Floats, groups: list[list[NDArray[Any]]]) -> float:
+    """Negative log-density under a Student t of four degrees: a row far off costs, and does not rule."""
+    total, precision = 0.0, _precision(process, sample)
+    for group in groups:
+        mean, deviation = _blocks_left_out(precision, process.noise, left, group)
         total += float(np.mean(np.log(deviation) + 2.5 * np.log1p(((left - mean) / deviation) ** 2 / 4)))
     return total
 
@@ -233,8 +245,8 @@ def _unpacked(at: Floats) -> Process:
     for start in range(1, len(values), width):
         one = [float(value) for value in values[start : start + width]]
         kernels.append(
-            Kernel(amplitude=one[0], scales=tuple(one[1 : 1 + len(NUMBERS)]), strangeness=tuple(one[1 + len(NUMBERS) :]))
+            Kernel(
+                amplitude=one[0], scales=tuple(one[1 : 1 + len(NUMBERS)]), strangeness=tuple(one[1 + len(NUMBERS) :])
+            )
         )
     return Process(kernels=tuple(kernels), noise=float(values[0]))
-
-

@@ -1,4 +1,4 @@
-"""What the planner knows of number formats: bytes per weight, the oldest GPU that computes with them, and at which peak.
+"""What the planner knows of number formats: bytes a weight, the oldest GPU that computes with them, at which peak.
 
 Bytes include the scales: AWQ one FP16 scale per 128 weights, NVFP4 one FP8 scale per 16, MXFP4 one byte per 32
 (ModelOpt's and the OCP microscaling layouts).
@@ -45,7 +45,7 @@ _WEIGHTS = (
     ),
     WeightFormat(name="mxfp4", bytes_per_weight=0.5 + 1 / 32, minimum_sm=80, peak="bf16", recipe="mxfp4"),
 )
-WEIGHT_FORMATS = {format.name: format for format in _WEIGHTS}
+WEIGHT_FORMATS = {weights.name: weights for weights in _WEIGHTS}
 
 # TensorRT-LLM 1.2.1 switches off paged context FMHA (and with it KV reuse and chunked prefill) for an FP8 KV cache on
 # weights that are not FP8, and for every INT8 KV cache; so the planner does not propose those.

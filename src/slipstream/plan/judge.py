@@ -1,7 +1,7 @@
 """Judges the cost model on rows that it was not fitted to: whole curves, models and GPUs are left out in turn.
 
-Coefficients are fitted again without each group and the residuals are conditioned without it. The hyperparameters of the
-process (40 numbers a quantity) are those of the whole fit; that is the one thing the left-out rows have seen.
+Coefficients are fitted again without each group and the residuals are conditioned without it. The hyperparameters of
+the process (40 numbers a quantity) are those of the whole fit: the one thing that the left-out rows have touched.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def _without(sample: Sample, key: object, name: object) -> Sample:
     return sample.where(np.array([key(row) != name for row in sample.rows], dtype=bool))
 
 
-def _verdict(
-    quantity: str, left_out: str, groups: int, off: Floats, analytic: Floats, inside: Floats
-) -> Verdict:
+def _verdict(quantity: str, left_out: str, groups: int, off: Floats, analytic: Floats, inside: Floats) -> Verdict:
     relative, plain = np.expm1(off), np.abs(np.expm1(analytic))
     size = np.abs(relative)
     return Verdict(

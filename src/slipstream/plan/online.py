@@ -1,7 +1,7 @@
 """Published online measurements (arrival rate against TTFT and ITL), as rows of a closed loop and as simulations.
 
-By Little's law a server that finishes X requests a second, each staying TTFT + (output - 1) ITL seconds, holds that many
-at once; so a load point of an open loop says how long an iteration takes at a known batch.
+By Little's law a server that finishes X requests a second, each staying TTFT + (output - 1) ITL seconds, holds that
+many at once; so a load point of an open loop says how long an iteration takes at a known batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from slipstream.plan.calibration import Calibration
-from slipstream.plan.cases import Case, active_requests
+from slipstream.plan.cases import Case, Floats, active_requests
 from slipstream.plan.replica import Request, step_times
 from slipstream.plan.rows import Row, read_row
 from slipstream.plan.simulate import Cluster, Outcome
@@ -73,7 +73,9 @@ def closed_loop_rows(points: Iterable[LoadPoint]) -> list[Row]:
     return rows
 
 
-def simulate_rate(case: Case, known: Calibration, requests_per_s: float, *, spread: float = 0, seed: int = 0) -> Outcome:
+def simulate_rate(
+    case: Case, known: Calibration, requests_per_s: float, *, spread: float = 0, seed: int = 0
+) -> Outcome:
     """500 requests at a rate (Poisson), or all at once, to one replica; `spread` is sigma of log-normal lengths."""
     whole = replace(case, concurrency=None, requests=None)
     capacity = active_requests(whole)
@@ -91,6 +93,6 @@ def simulate_rate(case: Case, known: Calibration, requests_per_s: float, *, spre
     return Cluster(times=times, size=1, policy="round_robin").run(requests)
 
 
-def _lengths(random: np.random.Generator, mean: float, spread: float) -> np.ndarray:
+def _lengths(random: np.random.Generator, mean: float, spread: float) -> Floats:
     drawn = np.exp(random.normal(-spread * spread / 2, spread, _REQUESTS))
     return np.asarray(np.maximum(1, np.round(mean * drawn / drawn.mean())))

@@ -20,7 +20,9 @@ _REFUSED = (
     (r"\b(?:V100|T4|P100|P40|RTX 20[78]0)\b", "TensorRT-LLM 1.2.1 needs compute capability 8.0 or newer"),
 )
 _COUNT = re.compile(r"\b(\d+)\s*(?:x|×|\*)?\s*$", re.IGNORECASE)
-_NODES = re.compile(r"\b(\d+|two|three|four|eight)\s*(?:x\s*)?(?:nodes?|servers?|hosts?|machines?|boxes)\b", re.IGNORECASE)
+_NODES = re.compile(
+    r"\b(\d+|two|three|four|eight)\s*(?:x\s*)?(?:nodes?|servers?|hosts?|machines?|boxes)\b", re.IGNORECASE
+)
 _NETWORK = re.compile(r"(\d+)\s*(GbE|Gb/s|Gbps|Gbit\S*|G)\b|\b(HDR|NDR|XDR|EDR)\b", re.IGNORECASE)
 _NO_NVLINK = re.compile(r"(?:no|without|lack\w*)\s+nvlink(?P<between>\s+between\s+nodes)?", re.IGNORECASE)
 _NVLINK = re.compile(r"\bnv(?:link|switch)\b", re.IGNORECASE)
@@ -78,8 +80,8 @@ def _counts(text: str, words: str, gpu: Gpu, notes: Understanding) -> tuple[int,
         per_node = min(number, gpu.gpus_per_node)
         notes.took("gpus", number, f"{count[0].strip()} {words}")
         notes.assumed(
-            f'"{number}x {words} nodes" is read as one node of {per_node} GPUs, since {_joined(text, gpu)} joins the GPUs'
-            f" of a node; if {number} nodes are meant, write {number} nodes of {gpu.gpus_per_node}x {gpu.name}."
+            f'"{number}x {words} nodes" is read as one node of {per_node} GPUs, since {_joined(text, gpu)} joins the'
+            f" GPUs of a node; if {number} nodes are meant, write {number} nodes of {gpu.gpus_per_node}x {gpu.name}."
         )
         return max(1, number // per_node), per_node
     nodes = _nodes(text, said, notes)

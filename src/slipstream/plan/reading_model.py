@@ -24,7 +24,8 @@ _FORMATS = (
 )
 _UNSERVABLE = re.compile(r"\b(gguf|ggml|q[2-8]_k(?:_[sml])?|exl2|bitsandbytes|nf4|hqq)\b", re.IGNORECASE)
 _CONTEXT = re.compile(
-    r"(\d[\d,.]*\s*[km]?)(?:[- ]?tokens?)?[- ]*(?:long[- ])?context|context(?: window| length)?\s*(?:of|:|=)?\s*(\d[\d,.]*\s*[km]?)",
+    r"(\d[\d,.]*\s*[km]?)(?:[- ]?tokens?)?[- ]*(?:long[- ])?context"
+    r"|context(?: window| length)?\s*(?:of|:|=)?\s*(\d[\d,.]*\s*[km]?)",
     re.IGNORECASE,
 )
 
@@ -48,8 +49,8 @@ def read_model_text(text: str, notes: Understanding) -> ModelInput:
 
 def _find(text: str) -> tuple[str, Model]:
     """The longest run of words that names a model, and the model."""
-    if text.endswith(".json") or "/" in text.split(" ")[0]:
-        first = text.split(" ")[0].rstrip(",.;")
+    if text.endswith(".json") or "/" in text.split(" ", maxsplit=1)[0]:
+        first = text.split(" ", maxsplit=1)[0].rstrip(",.;")
         return first, find_model(first)
     pieces = re.findall(r"[^\s,;()]+", text)
     for length in range(min(_LONGEST_NAME, len(pieces)), 0, -1):
@@ -91,9 +92,9 @@ def _weights(text: str, model: Model, notes: Understanding) -> str | None:
 def _resolution(both: str, name: str, others: list[tuple[str, str]]) -> str:
     if name == "int4_awq" and any(its == "int8_wo" for _, its in others):
         return (
-            f'"{both}": AWQ is a 4-bit weight-only method in ModelOpt and TensorRT-LLM, there is no 8-bit AWQ. Planned as'
-            " int4_awq, because the method is the more specific word; for 8-bit weights write INT8 weight-only, which"
-            " takes about twice the weight memory (the alternatives show it)."
+            f'"{both}": AWQ is a 4-bit weight-only method in ModelOpt and TensorRT-LLM, there is no 8-bit AWQ.'
+            " Planned as int4_awq, because the method is the more specific word; for 8-bit weights write INT8"
+            " weight-only, which takes about twice the weight memory (both are compared under the alternatives)."
         )
     rest = ", ".join(f"{its} ({words})" for words, its in others)
     return f'"{both}": names more than one format. Planned as {name}, the most specific; set aside: {rest}.'

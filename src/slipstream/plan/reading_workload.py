@@ -11,13 +11,21 @@ from slipstream.plan.understanding import Understanding, clipped, quantity
 Kind = Literal["chat", "batch", "completion", "retrieval", "agent"]
 
 _N = r"(\d[\d,.]*\s?k?)\b"
-_IN, _OUT = r"(?:inputs?|prompts?|contexts?|isl|questions?)", r"(?:outputs?|repl(?:y|ies)|responses?|completions?|generat\w+|osl|answers?)"
+_IN, _OUT = (
+    r"(?:inputs?|prompts?|contexts?|isl|questions?)",
+    r"(?:outputs?|repl(?:y|ies)|responses?|completions?|generat\w+|osl|answers?)",
+)
 _OF = r"(?:\s*(?:length|size|tokens?))?\s*(?:is|of|:|=|about|around|~|≈|averag\w+)*\s*"
 _LENGTHS = (r"{what}" + _OF + _N, _N + r"[- ]*(?:tokens?)?[- ]*(?:long[- ])?(?:of\s+)?{what}")
-_SECONDS = r"\s*(?:under|below|less than|at most|within|<=?|≤|of|:|=|target)*\s*(\d[\d.,]*)\s*(ms|milliseconds?|s|sec\w*)\b"
+_SECONDS = (
+    r"\s*(?:under|below|less than|at most|within|<=?|≤|of|:|=|target)*\s*(\d[\d.,]*)\s*(ms|milliseconds?|s|sec\w*)\b"
+)
 _TTFT = re.compile(r"(?:ttft|(?:time to )?first[- ]token(?: latency)?)" + _SECONDS, re.IGNORECASE)
 _TPOT = re.compile(r"(?:tpot|itl|inter[- ]token(?: latency)?|per token|time between tokens)" + _SECONDS, re.IGNORECASE)
-_RATE = re.compile(_N + r"\s*(?:requests?|reqs?|queries)\s*(?:/|per|a)\s*(s|sec\w*|min\w*|h\w*|day)|" + _N + r"\s*(rps|qps)", re.IGNORECASE)
+_RATE = re.compile(
+    _N + r"\s*(?:requests?|reqs?|queries)\s*(?:/|per|a)\s*(s|sec\w*|min\w*|h\w*|day)|" + _N + r"\s*(rps|qps)",
+    re.IGNORECASE,
+)
 _CONCURRENT = re.compile(
     _N + r"\s*(?:concurrent|simultaneous|parallel)|(?:concurrency|concurrent (?:users|requests))\s*(?:of|:|=)?\s*" + _N,
     re.IGNORECASE,

@@ -7,10 +7,12 @@ nothing and the interval widens to the analytic model's own error.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slipstream.plan.cases import Case, Floats, active_requests
 
@@ -23,7 +25,7 @@ class Traits:
     """What makes two cases alike: numbers on logarithmic scales, and words."""
 
     numbers: Floats  # [cases, NUMBERS]
-    words: np.ndarray  # [cases, WORDS], strings
+    words: NDArray[np.int64]  # [cases, WORDS], a checksum of each word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,12 @@ class Residual:
     process: Process
     traits: Traits
     weights: Floats
-    factor: Floats  # lower Cholesky factor of the rows' covariance
+    whitener: Floats  # inverse of the lower Cholesky factor of the rows' covariance
 
     def at(self, traits: Traits) -> Correction:
         """The correction of other cases."""
         across = covariance(self.process, traits, self.traits)
-        solved = np.linalg.solve(self.factor, across.T)
+        solved = self.whitener @ across.T
         own = sum(kernel.amplitude**2 for kernel in self.process.kernels) + self.process.noise**2
         variance = np.maximum(own - (solved**2).sum(axis=0), self.process.noise**2)
         return Correction(mean=across @ self.weights, deviation=np.sqrt(variance))
@@ -72,30 +74,26 @@ class Residual:
 def condition(process: Process, traits: Traits, errors: Floats) -> Residual:
     """Learn from rows."""
     factor = np.linalg.cholesky(covariance(process, traits, traits) + process.noise**2 * np.eye(len(errors)))
-    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, errors))
-    return Residual(process, traits, weights, factor)
+    whitener = np.linalg.inv(factor)
+    return Residual(process, traits, whitener.T @ (whitener @ errors), whitener)
 
 
 def covariance(process: Process, left: Traits, right: Traits) -> Floats:
     """Prior covariance of the errors of two lists of cases."""
-    total = np.zeros((len(left.numbers), len(right.numbers)))
+    shape = (len(left.numbers), len(right.numbers))
     differs = [left.words[:, None, i] != right.words[None, :, i] for i in range(len(WORDS))]
     squares = [(left.numbers[:, None, i] - right.numbers[None, :, i]) ** 2 for i in range(len(NUMBERS))]
-    for kernel in process.kernels:
-        far = np.zeros_like(total)
-        for scale, square in zip(kernel.scales, squares, strict=True):
-            far += square / (2 * scale**2)
-        for cost, differ in zip(kernel.strangeness, differs, strict=True):
-            far += cost * differ
-        total += kernel.amplitude**2 * np.exp(-far)
-    return total
+    distances = np.stack([*squares, *differs]).reshape(len(NUMBERS) + len(WORDS), -1)
+    rates = np.array([[*(0.5 / scale**2 for scale in k.scales), *k.strangeness] for k in process.kernels])
+    strengths = np.array([kernel.amplitude**2 for kernel in process.kernels])
+    return np.asarray(strengths @ np.exp(-(rates @ distances))).reshape(shape)
 
 
 def traits(cases: Sequence[Case]) -> Traits:
     """The traits of cases."""
     return Traits(
         numbers=np.array([_numbers(case) for case in cases], dtype=np.float64).reshape(-1, len(NUMBERS)),
-        words=np.array([_words(case) for case in cases], dtype=object).reshape(-1, len(WORDS)),
+        words=np.array([_words(case) for case in cases], dtype=np.int64).reshape(-1, len(WORDS)),
     )
 
 
@@ -113,6 +111,7 @@ def _numbers(case: Case) -> list[float]:
     return [math.log(value) for value in values]
 
 
-def _words(case: Case) -> list[str]:
+def _words(case: Case) -> list[int]:
     version = ".".join(case.version.split(".")[:2])
-    return [case.model.name, case.gpu.name, case.gpu.generation, case.weights.name, case.runtime, version]
+    words = (case.model.name, case.gpu.name, case.gpu.generation, case.weights.name, case.runtime, version)
+    return [zlib.crc32(word.encode()) for word in words]

@@ -132,7 +132,7 @@ def _runtime(cells: Mapping[str, str]) -> Runtime:
     backend = cells.get("backend", "").lower()
     for name in ("vllm", "sglang", "pytorch"):
         if name in backend:
-            return name  # type: ignore[return-value]
+            return name
     if "engine" in backend or "triton" in backend:
         return "engine"
     version = re.match(r"0\.(\d+)", cells.get("version", ""))

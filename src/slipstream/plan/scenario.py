@@ -26,7 +26,11 @@ from slipstream.plan.simulate import Autoscaling, Cluster, Failure, Outcome, Pol
 from slipstream.spec import Group
 
 # Columns of a trace: those of the Azure LLM inference traces, and the same in plain words.
-_ARRIVAL, _INPUT, _OUTPUT = ("TIMESTAMP", "arrival_s"), ("ContextTokens", "input_tokens"), ("GeneratedTokens", "output_tokens")
+_ARRIVAL, _INPUT, _OUTPUT = (
+    ("TIMESTAMP", "arrival_s"),
+    ("ContextTokens", "input_tokens"),
+    ("GeneratedTokens", "output_tokens"),
+)
 
 
 class Arrivals(Group):
@@ -73,7 +77,7 @@ class Scenario(Group):
     replicas: int = Field(1, ge=1, le=10_000)
     routing: Policy = "least_outstanding"
     arrivals: Arrivals
-    failures: list[FailureInput] = []
+    failures: tuple[FailureInput, ...] = ()
     autoscaling: AutoscalingInput | None = None
     seed: int = 0
     runtime: Literal["engine", "pytorch"] = "engine"
@@ -164,9 +168,7 @@ def _case(scenario: Scenario, mean_in: float, mean_out: float) -> Case:
     plan = PlanInput(model=scenario.model, workload=workload, hardware=scenario.hardware)
     weights = WEIGHT_FORMATS.get(scenario.model.weights or "fp16")
     if weights is None:
-        raise SpecError(
-            f"model.weights is {scenario.model.weights!r}", mend=f"name one of {', '.join(WEIGHT_FORMATS)}"
-        )
+        raise SpecError(f"model.weights is {scenario.model.weights!r}", mend=f"name one of {', '.join(WEIGHT_FORMATS)}")
     kv = kv_choices(weights, gpu)[-1]
     split = Parallelism(tp=scenario.tp_size, pp=scenario.pp_size)
     case = make_case(plan, model, gpu, weights, kv, split)

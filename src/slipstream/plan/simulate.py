@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from slipstream.plan.cases import Floats
 from slipstream.plan.replica import Replica, Request, StepTimes
 
 Policy = Literal["round_robin", "least_outstanding", "power_of_two", "prefix_affinity"]
@@ -44,7 +45,7 @@ class Outcome:
     requests_per_s: float
     output_tokens_per_s: float
     ttft_ms: dict[str, float]
-    itl_ms: dict[str, float]  # of each request its mean
+    itl_ms: dict[str, float]  # mean over tokens; percentiles over the requests' own means
     e2e_ms: dict[str, float]
     utilization: float  # mean share of time that replicas that were up computed
     prefix_hits: int
@@ -201,7 +202,7 @@ class Cluster:
             requests_per_s=len(done) / seconds,
             output_tokens_per_s=float(outputs.sum()) / seconds,
             ttft_ms=_percentiles(1e3 * (first - arrival)),
-            itl_ms=_percentiles(1e3 * (finish - first)[several] / (outputs[several] - 1)),
+            itl_ms=_percentiles(1e3 * (finish - first)[several] / (outputs[several] - 1), outputs[several] - 1),
             e2e_ms=_percentiles(1e3 * (finish - arrival)),
             utilization=sum(replica.busy_s for replica in self.replicas) / max(self.up_seconds, 1e-9),
             prefix_hits=sum(replica.prefix_hits for replica in self.replicas),
@@ -211,8 +212,14 @@ class Cluster:
         )
 
 
-def _percentiles(values: np.ndarray) -> dict[str, float]:
+def _percentiles(values: Floats, weights: Floats | None = None) -> dict[str, float]:
+    """Mean (weighted) and percentiles (of the requests)."""
     if not len(values):
         return {}
     middle, high, highest = np.quantile(values, [0.5, 0.95, 0.99])
-    return {"mean": float(values.mean()), "p50": float(middle), "p95": float(high), "p99": float(highest)}
+    return {
+        "mean": float(np.average(values, weights=weights)),
+        "p50": float(middle),
+        "p95": float(high),
+        "p99": float(highest),
+    }

@@ -56,7 +56,5 @@ def _best(case: Case, draft: Model, k: Mapping[str, float], acceptance: float, b
     for depth in DEPTHS:
         tokens = expected_tokens(acceptance, depth)
         cycle = depth * one_draft + float(step_seconds(target, k, running, nothing, tokens_per_reply=depth + 1)[0])
-        rows.append(
-            Speculation(batch=batch, depth=depth, tokens_per_cycle=tokens, speedup=plain * tokens / cycle)
-        )
+        rows.append(Speculation(batch=batch, depth=depth, tokens_per_cycle=tokens, speedup=plain * tokens / cycle))
     return max(rows, key=lambda row: row.speedup)
