@@ -8,6 +8,8 @@ import csv
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from slipstream.plan.calibration import load, save
 from slipstream.plan.fit import (
     errors,
@@ -42,6 +44,7 @@ save(
         **{name: interval_width(processes[name], data[name], left[name]) for name in data},
         **online_widths(points, coefficients),
     },
+    unseen={name: float(np.quantile(np.abs(values), 0.9)) for name, values in left.items()},
     anchors={name: (data[name].traits, left[name]) for name in data},
 )
 print({name: round(value, 4) for name, value in coefficients.items()})

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from slipstream.plan.cases import Case, Columns, Floats, columns
-from slipstream.plan.cost import step_seconds, tokens_per_second, tpot_ms, ttft_ms
-from slipstream.plan.residual import Correction, Kernel, Process, Residual, Traits, condition, traits
+from slipstream.plan.cases import Case, Floats, columns
+from slipstream.plan.cost import tokens_per_second, tpot_ms, ttft_ms
+from slipstream.plan.residual import WORDS, Kernel, Process, Residual, Traits, checksum, condition, traits
 from slipstream.plan.rows import Quantity
 
 QUANTITIES = {"throughput": tokens_per_second, "tpot": tpot_ms, "ttft": ttft_ms}
@@ -45,29 +45,18 @@ class Calibration:
     coefficients: Mapping[str, float]
     residuals: Mapping[str, Residual]  # conditioned when first asked for
     widths: Mapping[str, float]  # standard deviations from the middle to the end of a 90 % interval
+    unseen: Mapping[str, float]  # half-width that is added where no published row is like the case
 
     def predict(self, cases: Sequence[Case], quantity: Quantity) -> list[Interval]:
         """Output tokens/s of a replica, or milliseconds, for each case; each must have room for one request."""
         if not cases:
             return []
         analytic = QUANTITIES[quantity](columns(cases), self.coefficients)
-        correction = self.residuals[quantity].at(traits(cases))
-        return intervals(np.log(analytic) + correction.mean, correction, self.widths[quantity])
-
-    def step_seconds(self, cases: Sequence[Case], replies: Floats, prompts: Floats) -> Floats:
-        """Seconds of one iteration of each case with so many running requests and prompts."""
-        return step_seconds(columns(cases), self.coefficients, replies, prompts)
-
-    def columns_and_coefficients(self, case: Case) -> tuple[Columns, Mapping[str, float]]:
-        """For callers that evaluate many iterations of one case."""
-        return columns([case]), self.coefficients
-
-
-def intervals(centre: Floats, correction: Correction, width: float) -> list[Interval]:
-    """Intervals around logarithms."""
-    half = width * correction.deviation
-    rows = zip(np.exp(centre), np.exp(centre - half), np.exp(centre + half), strict=True)
-    return [Interval(value=float(v), low=float(low), high=float(high)) for v, low, high in rows]
+        residual = self.residuals[quantity]
+        correction = residual.at(traits(cases))
+        extra = self.unseen[quantity] * _is_unseen(cases, residual)
+        half = np.hypot(self.widths[quantity] * correction.deviation, extra)
+        return _intervals(np.log(analytic) + correction.mean, half)
 
 
 @functools.cache
@@ -81,7 +70,8 @@ def load(directory: Path) -> Calibration:
     facts = json.loads((directory / _FILES[0]).read_text(encoding="utf-8"))
     with np.load(directory / _FILES[1]) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    return Calibration(facts["coefficients"], _Residuals(facts["processes"], arrays), facts["widths"])
+    residuals = _Residuals(facts["processes"], arrays)
+    return Calibration(facts["coefficients"], residuals, facts["widths"], facts["unseen"])
 
 
 def save(
@@ -90,6 +80,7 @@ def save(
     coefficients: Mapping[str, float],
     processes: Mapping[str, Process],
     widths: Mapping[str, float],
+    unseen: Mapping[str, float],
     anchors: Mapping[str, tuple[Traits, Floats]],
 ) -> None:
     """Write coefficients and hyperparameters as JSON, and the rows' traits and errors beside them."""
@@ -97,6 +88,7 @@ def save(
         "coefficients": dict(coefficients),
         "processes": {name: asdict(process) for name, process in processes.items()},
         "widths": dict(widths),
+        "unseen": dict(unseen),
     }
     arrays: dict[str, Any] = {}
     for name, (known, errors) in anchors.items():
@@ -105,6 +97,18 @@ def save(
         arrays[f"{name}.errors"] = errors.astype(np.float32)
     (directory / _FILES[0]).write_text(json.dumps(_rounded(facts), indent=1) + "\n", encoding="utf-8")
     np.savez_compressed(directory / _FILES[1], **arrays)
+
+
+def _intervals(centre: Floats, half: Floats) -> list[Interval]:
+    rows = zip(np.exp(centre), np.exp(centre - half), np.exp(centre + half), strict=True)
+    return [Interval(value=float(value), low=float(low), high=float(high)) for value, low, high in rows]
+
+
+def _is_unseen(cases: Sequence[Case], residual: Residual) -> Floats:
+    """1 where a case has a pipeline, or weights in a format, that no published row has."""
+    formats = set(residual.traits.words[:, WORDS.index("format")].tolist())
+    seen = [case.split.pp == 1 and checksum(case.weights.name) in formats for case in cases]
+    return 1.0 - np.array(seen, dtype=np.float64)
 
 
 class _Residuals(Mapping[str, Residual]):

@@ -173,7 +173,7 @@ GROUPS: dict[str, Callable[[Row], object]] = {
 
 def online_widths(points: Sequence[LoadPoint], coefficients: Mapping[str, float]) -> dict[str, float]:
     """Half of the 90 % interval of simulated load points, as a logarithm, by quantity."""
-    known = Calibration(coefficients, {}, {})
+    known = Calibration(coefficients, {}, {}, {})
     off: dict[str, list[float]] = defaultdict(list)
     for point in points:
         outcome = simulate_rate(point.row.case, known, point.requests_per_s)

@@ -56,8 +56,8 @@ def _find(text: str) -> tuple[str, Model]:
     for length in range(min(_LONGEST_NAME, len(pieces)), 0, -1):
         for start in range(len(pieces) - length + 1):
             run = pieces[start : start + length]
-            if any(_is_format(piece) for piece in run):
-                continue  # `Mixtral 8x22B FP16` names a model and a format
+            if any(_is_format(piece) for piece in run) or re.fullmatch(r"\d+k", run[-1], re.IGNORECASE):
+                continue  # `Mixtral 8x22B FP16` names a model and a format, `Llama 2 70B, 4k` a model and a context
             model = known_model(" ".join(run).rstrip("."))
             if model is not None:
                 words = re.search(r"[\s,;()]+".join(map(re.escape, run)), text)

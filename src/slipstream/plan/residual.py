@@ -97,6 +97,11 @@ def traits(cases: Sequence[Case]) -> Traits:
     )
 
 
+def checksum(word: str) -> int:
+    """The number that stands for a word in `Traits.words`."""
+    return zlib.crc32(word.encode())
+
+
 def _numbers(case: Case) -> list[float]:
     shape = case.model.shape
     active = shape.dense_parameters + shape.active_expert_parameters
@@ -114,4 +119,4 @@ def _numbers(case: Case) -> list[float]:
 def _words(case: Case) -> list[int]:
     version = ".".join(case.version.split(".")[:2])
     words = (case.model.name, case.gpu.name, case.gpu.generation, case.weights.name, case.runtime, version)
-    return [zlib.crc32(word.encode()) for word in words]
+    return [checksum(word) for word in words]

@@ -77,7 +77,7 @@ class Scenario(Group):
     replicas: int = Field(1, ge=1, le=10_000)
     routing: Policy = "least_outstanding"
     arrivals: Arrivals
-    failures: tuple[FailureInput, ...] = ()
+    failures: list[FailureInput] = Field(default_factory=list)
     autoscaling: AutoscalingInput | None = None
     seed: int = 0
     runtime: Literal["engine", "pytorch"] = "engine"
