@@ -3,13 +3,15 @@
 Writes perf/results/planner_accuracy.json and prints the rows. Run perf/fit_planner.py first if the tables changed.
 """
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from slipstream.plan.calibration import calibration
 from slipstream.plan.fit import GROUPS, read_tables, samples
-from slipstream.plan.judge import judge
+from slipstream.plan.judge import judge, judge_online
+from slipstream.plan.online import load_points
 from slipstream.progress import reporting
 
 root = Path(__file__).resolve().parents[1]
@@ -30,5 +32,10 @@ with reporting("judge") as report:
             )
             print({key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(verdict).items()}, flush=True)
             verdicts.append(asdict(verdict))
+with (root / "perf" / "published" / "triton_online_v0.14.csv").open() as file:
+    points = load_points(csv.DictReader(file))
+for verdict in judge_online(data, points, fitted.widths, fitted.coefficients):
+    print({key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(verdict).items()})
+    verdicts.append(asdict(verdict))
 result = {"verdicts": verdicts}
 (root / "perf" / "results" / "planner_accuracy.json").write_text(json.dumps(result, indent=2) + "\n")

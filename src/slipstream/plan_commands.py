@@ -66,13 +66,18 @@ def plan(
 def predict(
     rows: Annotated[Path, typer.Argument(metavar="ROWS.csv", help="Rows with the columns of the published tables.")],
     json: Json = False,
+    measured: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Your own measurements, with values, to learn from first.")
+    ] = None,
 ) -> None:
     """Predict throughput or latency for each row of a table, with an interval that nine of ten should fall into."""
     from slipstream.plan.calibration import calibration
+    from slipstream.plan.learning import learn
     from slipstream.plan.predict import predict_rows, read_rows
 
     table = read_rows(rows)
-    found = predict_rows(table, calibration())
+    known = calibration() if measured is None else learn(calibration(), read_rows(measured))
+    found = predict_rows(table, known)
     if json:
         _print({"rows": [_prediction(one) for one in found]})
         return

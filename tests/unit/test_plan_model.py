@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from slipstream.cli import app
 from slipstream.errors import SlipstreamError
-from slipstream.plan.calibration import calibration
+from slipstream.plan.calibration import Calibration, calibration
 from slipstream.plan.cases import Case, active_requests, columns
 from slipstream.plan.catalogue import find_gpu, find_model
 from slipstream.plan.cost import COEFFICIENTS, breakdown, step_seconds, tokens_per_second
 from slipstream.plan.fit import fit_coefficients, foretold, group_indices, read_tables, samples
 from slipstream.plan.formats import KV_FORMATS, WEIGHT_FORMATS
+from slipstream.plan.learning import learn
 from slipstream.plan.memory import Parallelism
 from slipstream.plan.predict import predict_rows, read_rows
 from slipstream.plan.residual import Kernel, Process, Traits, condition, covariance, traits
@@ -211,6 +212,27 @@ def test_an_open_loop_is_simulated_and_queues_when_overrun() -> None:
     assert calm is not None
     assert overrun is not None
     assert overrun.value > 10 * calm.value
+
+
+def test_own_measurements_pull_their_neighbours_and_leave_strangers_alone() -> None:
+    def predicted(cells: dict[str, str], known: Calibration) -> float:
+        (found,) = predict_rows([cells], known)
+        assert found.interval is not None
+        return found.interval.value
+
+    shapes = [("128", "128"), ("1000", "1000"), ("2048", "2048")]
+    own = [{**ROW, "version": "own", "isl": isl, "osl": osl} for isl, osl in shapes]
+    slow = [{**cells, "value": str(0.7 * predicted(cells, calibration()))} for cells in own]
+    learnt = learn(calibration(), slow)
+    neighbour = {**ROW, "version": "own", "isl": "500", "osl": "2000"}
+    assert predicted(neighbour, learnt) < 0.85 * predicted(neighbour, calibration())
+    stranger = {**ROW, "model": "Llama 2 7B", "gpu": "L40S", "n_gpus": "1", "tp": "1", "version": "0.12.0"}
+    assert predicted(stranger, learnt) == pytest.approx(predicted(stranger, calibration()), rel=0.03)
+
+
+def test_a_measurement_without_a_value_is_refused() -> None:
+    with pytest.raises(SlipstreamError, match="measured row 1"):
+        learn(calibration(), [{**ROW, "value": ""}])
 
 
 def test_attention_dp_rows_replicate_attention() -> None:

@@ -27,35 +27,36 @@ class Coefficient:
 
 COEFFICIENTS: dict[str, Coefficient] = {
     "mfu": Coefficient(start=0.65, spread=0.5, meaning="share of the 16-bit dense peak that large products reach"),
-    **{f"mfu.{name}": Coefficient(start=1, spread=0.2, meaning=f"the same, on {name}") for name in GENERATIONS},
+    **{f"mfu.{name}": Coefficient(start=1, spread=0.1, meaning=f"the same, on {name}") for name in GENERATIONS},
     "mfu.fp8": Coefficient(start=0.9, spread=0.3, meaning="the same, of the FP8 peak, against 16 bits"),
     "mfu.fp4": Coefficient(start=0.8, spread=0.3, meaning="the same, of the FP4 peak, against 16 bits"),
     "mfu.weight_only": Coefficient(start=0.8, spread=0.3, meaning="the same, when weights are expanded first"),
-    "mfu.experts": Coefficient(start=0.7, spread=0.3, meaning="the same, of routed experts"),
+    "mfu.experts": Coefficient(start=0.75, spread=0.2, meaning="the same, of routed experts"),
     "mfu.attention": Coefficient(start=0.4, spread=0.5, meaning="share of the 16-bit peak in prompt attention"),
     "narrow": Coefficient(
         start=500, spread=1.0, meaning="feed-forward width a rank at which products run at half speed"
     ),
     "weights": Coefficient(start=0.8, spread=0.3, meaning="share of the bandwidth in reading weights"),
-    "weights.experts": Coefficient(start=0.8, spread=0.3, meaning="the same, of routed experts"),
+    "weights.experts": Coefficient(start=0.9, spread=0.15, meaning="the same, of routed experts"),
     "kv": Coefficient(start=0.6, spread=0.4, meaning="share of the bandwidth in reading the KV cache"),
-    **{f"kv.{name}": Coefficient(start=1, spread=0.2, meaning=f"the same, on {name}") for name in GENERATIONS},
-    "activations": Coefficient(start=8, spread=0.7, meaning="passes of a token's vector through memory, a layer"),
+    **{f"kv.{name}": Coefficient(start=1, spread=0.1, meaning=f"the same, on {name}") for name in GENERATIONS},
+    "activations": Coefficient(start=20, spread=0.3, meaning="passes of a token's vector through memory, a layer"),
     "link": Coefficient(start=0.5, spread=0.5, meaning="share of NVLink's bandwidth in all-reduce"),
     "link.pcie": Coefficient(start=0.4, spread=0.5, meaning="share of PCIe's bandwidth in all-reduce"),
     "reduce_us": Coefficient(start=10, spread=0.7, meaning="latency of one all-reduce over NVLink, two ranks"),
     "reduce_us.pcie": Coefficient(start=30, spread=0.7, meaning="the same over PCIe"),
     "reduce_growth": Coefficient(start=0.3, spread=0.7, meaning="growth of that latency with each doubling of ranks"),
     "layer_us": Coefficient(start=20, spread=0.7, meaning="of a layer, whatever it computes"),
-    "layer_us.experts": Coefficient(start=20, spread=0.7, meaning="the same, more, with experts"),
+    "layer_us.experts": Coefficient(start=10, spread=0.4, meaning="the same, more, with experts"),
     **{
-        f"iteration_ms.{n}": Coefficient(start=1, spread=0.7, meaning=f"of an iteration on the host, {n}")
+        f"iteration_ms.{n}": Coefficient(start=0.4, spread=0.2, meaning=f"of an iteration on the host, {n}")
         for n in RUNTIMES
     },
     **{
         f"request_us.{n}": Coefficient(start=5, spread=0.7, meaning=f"of a running request in an iteration, {n}")
         for n in RUNTIMES
     },
+    "expert_rows": Coefficient(start=16, spread=0.7, meaning="rows that a product of one expert is padded by"),
     "sharpness": Coefficient(start=2, spread=0.3, meaning="exponent that joins arithmetic and memory time"),
     "interleave": Coefficient(start=0.9, spread=0.3, meaning="share of prompt work that delays running replies"),
     "queue": Coefficient(start=0.3, spread=0.7, meaning="of the other requests' prompts, how many one waits for"),
@@ -146,10 +147,11 @@ def _product_bounds(c: Columns, k: Mapping[str, float], tokens: Floats, sampled:
     mfu = k["mfu"] * _of_generation(c, k, "mfu")
     of_format = k["mfu.fp8"] ** c.format_fp8 * k["mfu.fp4"] ** c.format_fp4 * k["mfu.weight_only"] ** c.format_wo
     rate = c.peak * mfu * of_format / (1 + k["narrow"] / c.ffn_per_rank)
-    work = c.token_flops * (1 - c.expert_share + c.expert_share / k["mfu.experts"])
-    arithmetic = tokens * work / rate + sampled * c.head_flops / (c.peak16 * mfu)
     # Of `count` experts, how many are touched when each token picks `per_token` of them at random.
     touched = 1 - (1 - c.experts_per_token / np.maximum(c.expert_count, 1.0001)) ** tokens
+    padding = np.where(c.expert_count > 1, touched * c.expert_count * k["expert_rows"] / c.experts_per_token, 0)
+    work = tokens * (1 - c.expert_share) + (tokens + padding) * c.expert_share / k["mfu.experts"]
+    arithmetic = c.token_flops * work / rate + sampled * c.head_flops / (c.peak16 * mfu)
     reading = (c.dense_bytes / k["weights"] + touched * c.expert_bytes / k["weights.experts"]) / c.bandwidth
     return arithmetic, reading
 

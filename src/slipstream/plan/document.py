@@ -168,8 +168,11 @@ def _alternatives(plan: Plan) -> str:
     if plan.chosen.case.weights.name in {"int4_awq", "int8_wo", "int8_sq"}:
         lines += [
             "",
-            f"No published figure has {plan.chosen.case.weights.name} weights: the speed of expanding them is that of MXFP4"
-            " rows, and the interval is widened for it.",
+            (
+                f"No published figure has {plan.chosen.case.weights.name} weights: the speed of expanding them is"
+                " that of MXFP4"
+                " rows, and the interval is widened for it."
+            ),
         ]
     if plan.other_formats:
         lines += [

@@ -6,15 +6,18 @@ the process (40 numbers a quantity) are those of the whole fit: the one thing th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from slipstream.plan.calibration import QUANTITIES
+from slipstream.plan.calibration import QUANTITIES, Calibration
 from slipstream.plan.cases import Floats
 from slipstream.plan.fit import GROUPS, Sample, errors, fit_coefficients, group_indices
+from slipstream.plan.online import LoadPoint, simulate_rate
 from slipstream.plan.residual import Process, condition
+from slipstream.plan.rows import Row
 from slipstream.progress import Reporter
 
 
@@ -62,6 +65,36 @@ def judge(
         off[rows] = analytic[rows] + correction.mean
         inside[rows] = np.abs(off[rows]) <= width * correction.deviation
     return _verdict(quantity, left_out, len(groups), off, analytic, inside)
+
+
+def judge_online(
+    data: Mapping[str, Sample], points: Sequence[LoadPoint], widths: Mapping[str, float], whole: Mapping[str, float]
+) -> list[Verdict]:
+    """Simulate each model's load points with coefficients that have not seen an online row of that model."""
+    off: dict[str, list[float]] = {"online_ttft": [], "online_tpot": []}
+    names = sorted({point.row.case.model.name for point in points})
+    for name in names:
+        kept = {
+            key: sample.where(np.array([not _is_online(row, name) for row in sample.rows]))
+            for key, sample in data.items()
+        }
+        known = Calibration(fit_coefficients(kept, start=whole), {}, {}, {})
+        for point in points:
+            if point.row.case.model.name == name:
+                outcome = simulate_rate(point.row.case, known, point.requests_per_s)
+                off["online_ttft"].append(math.log(outcome.ttft_ms["mean"] / point.ttft_ms))
+                off["online_tpot"].append(math.log(outcome.itl_ms["mean"] / point.itl_ms))
+    return [_online_verdict(name, np.array(values), len(names), widths[name]) for name, values in off.items()]
+
+
+def _is_online(row: Row, model: str) -> bool:
+    """Only the online tables name their latency `mean_itl_ms`."""
+    return row.metric == "mean_itl_ms" and row.case.model.name == model
+
+
+def _online_verdict(quantity: str, off: Floats, groups: int, width: float) -> Verdict:
+    inside = (np.abs(off) <= width).astype(np.float64)
+    return _verdict(quantity, "model", groups, off, off, inside)
 
 
 def _without(sample: Sample, key: object, name: object) -> Sample:

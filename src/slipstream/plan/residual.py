@@ -59,6 +59,7 @@ class Residual:
 
     process: Process
     traits: Traits
+    errors: Floats
     weights: Floats
     whitener: Floats  # inverse of the lower Cholesky factor of the rows' covariance
 
@@ -75,7 +76,7 @@ def condition(process: Process, traits: Traits, errors: Floats) -> Residual:
     """Learn from rows."""
     factor = np.linalg.cholesky(covariance(process, traits, traits) + process.noise**2 * np.eye(len(errors)))
     whitener = np.linalg.inv(factor)
-    return Residual(process, traits, whitener.T @ (whitener @ errors), whitener)
+    return Residual(process, traits, errors, whitener.T @ (whitener @ errors), whitener)
 
 
 def covariance(process: Process, left: Traits, right: Traits) -> Floats:
