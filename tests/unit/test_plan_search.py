@@ -15,6 +15,7 @@ from slipstream.plan.calibration import calibration
 from slipstream.plan.catalogue import catalogue_data, find_model
 from slipstream.plan.deployment import deployment_name, deployment_yaml
 from slipstream.plan.document import document_text
+from slipstream.plan.examples import EXAMPLES
 from slipstream.plan.inputs import HardwareInput, ModelInput, PlanInput, WorkloadInput
 from slipstream.plan.reading import read_texts
 from slipstream.plan.report import pareto_csv, plan_json
@@ -39,25 +40,29 @@ def a_plan(
     return make_plan(made, calibration())
 
 
+def planned(name: str) -> tuple[Plan, Understanding]:
+    texts = EXAMPLES[name]
+    reading = read_texts(model=texts.model, workload=texts.workload, hardware=texts.hardware)
+    return make_plan(reading.input, calibration()), reading.notes
+
+
 @pytest.fixture(scope="module")
 def chat() -> tuple[Plan, Understanding]:
-    reading = read_texts(
-        model="Llama-3-70B instruct, INT8 AWQ quantization, 8K context window.",
-        workload="High concurrency chat application, average input 500 tokens, average output 1500 tokens."
-        " Needs high token generation throughput.",
-        hardware="8x H100 80GB SXM5 nodes connected via NVSwitch.",
-    )
-    return make_plan(reading.input, calibration()), reading.notes
+    return planned("llama-3-70b-chat-on-h100")
 
 
 @pytest.fixture(scope="module")
 def batch() -> tuple[Plan, Understanding]:
-    reading = read_texts(
-        model="Mixtral 8x22B FP16",
-        workload="Batch processing with 20k-token inputs and 500 token outputs, offline throughput",
-        hardware="2 nodes of 8x A100 80GB PCIe without NVLink between nodes, 100 GbE",
-    )
-    return make_plan(reading.input, calibration()), reading.notes
+    return planned("mixtral-8x22b-batch-on-a100")
+
+
+def test_the_committed_example_documents_are_fresh(
+    chat: tuple[Plan, Understanding], batch: tuple[Plan, Understanding], root: Path
+) -> None:
+    documents = {"llama-3-70b-chat-on-h100": chat, "mixtral-8x22b-batch-on-a100": batch}
+    assert documents.keys() == EXAMPLES.keys()
+    for name, (plan, notes) in documents.items():
+        assert (root / "docs" / "plans" / f"{name}.md").read_text() == document_text(plan, notes)
 
 
 def test_the_chat_case_keeps_its_promises_inside_of_a_node(chat: tuple[Plan, Understanding]) -> None:

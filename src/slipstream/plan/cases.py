@@ -77,7 +77,8 @@ class Columns:
     link: Floats
     is_pcie: Floats
     is_attention_dp: Floats
-    ffn_per_rank: Floats
+    ffn_per_rank: Floats  # of one expert, where there are experts
+    dense_width: Floats  # of the dense products: what a rank has of the widest
     generation: NDArray[np.int64]
     runtime: NDArray[np.int64]
     format_fp8: Floats
@@ -197,6 +198,7 @@ def _weights(case: Case) -> dict[str, float]:
         "token_flops": 2 * linear / split.gpus,
         "expert_share": shape.active_expert_parameters / linear,
         "head_flops": 2 * shape.vocab * shape.hidden / split.gpus,
+        "dense_width": (shape.hidden if experts else shape.ffn) / split.tp,
         "ffn_per_rank": (experts.ffn if experts else shape.ffn) / split.tp,
     }
 

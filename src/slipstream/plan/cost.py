@@ -36,6 +36,7 @@ COEFFICIENTS: dict[str, Coefficient] = {
     "narrow": Coefficient(
         start=500, spread=1.0, meaning="feed-forward width a rank at which products run at half speed"
     ),
+    "narrow.experts": Coefficient(start=500, spread=0.7, meaning="the same, of one expert"),
     "weights": Coefficient(start=0.8, spread=0.3, meaning="share of the bandwidth in reading weights"),
     "weights.experts": Coefficient(start=0.9, spread=0.15, meaning="the same, of routed experts"),
     "kv": Coefficient(start=0.6, spread=0.4, meaning="share of the bandwidth in reading the KV cache"),
@@ -47,7 +48,8 @@ COEFFICIENTS: dict[str, Coefficient] = {
     "reduce_us.pcie": Coefficient(start=30, spread=0.7, meaning="the same over PCIe"),
     "reduce_growth": Coefficient(start=0.3, spread=0.7, meaning="growth of that latency with each doubling of ranks"),
     "layer_us": Coefficient(start=20, spread=0.7, meaning="of a layer, whatever it computes"),
-    "layer_us.experts": Coefficient(start=10, spread=0.4, meaning="the same, more, with experts"),
+    "layer_us.experts": Coefficient(start=10, spread=0.5, meaning="the same, more, with experts"),
+    "layer_us.experts.engine": Coefficient(start=5, spread=0.5, meaning="the same, in TensorRT engines"),
     **{
         f"iteration_ms.{n}": Coefficient(start=0.4, spread=0.2, meaning=f"of an iteration on the host, {n}")
         for n in RUNTIMES
@@ -118,7 +120,8 @@ def _terms(c: Columns, k: Mapping[str, float], replies: Floats, prompts: Floats,
     attention_rate = c.peak16 * k["mfu.attention"] * _of_generation(c, k, "mfu")
     attention = replies * c.reply_attention_flops + prompts * c.prompt_attention_flops
     passes = tokens * c.layers * c.hidden_bytes * k["activations"] / c.bandwidth / np.where(c.is_attention_dp, c.tp, 1)
-    layers = c.layers * (k["layer_us"] + np.where(c.expert_count > 1, k["layer_us.experts"], 0)) * 1e-6
+    routing = np.where(c.runtime == RUNTIMES.index("engine"), k["layer_us.experts.engine"], k["layer_us.experts"])
+    layers = c.layers * (k["layer_us"] + np.where(c.expert_count > 1, routing, 0)) * 1e-6
     host = _by(c.runtime, k, "iteration_ms", RUNTIMES) * 1e-3
     requests = (replies + prompts) * _by(c.runtime, k, "request_us", RUNTIMES) * 1e-6
     return {
@@ -146,11 +149,12 @@ def _product_bounds(c: Columns, k: Mapping[str, float], tokens: Floats, sampled:
     """Seconds that the matrix products take by arithmetic alone, and by reading their weights alone."""
     mfu = k["mfu"] * _of_generation(c, k, "mfu")
     of_format = k["mfu.fp8"] ** c.format_fp8 * k["mfu.fp4"] ** c.format_fp4 * k["mfu.weight_only"] ** c.format_wo
-    rate = c.peak * mfu * of_format / (1 + k["narrow"] / c.ffn_per_rank)
+    rate = c.peak * mfu * of_format
     # Of `count` experts, how many are touched when each token picks `per_token` of them at random.
     touched = 1 - (1 - c.experts_per_token / np.maximum(c.expert_count, 1.0001)) ** tokens
     padding = np.where(c.expert_count > 1, touched * c.expert_count * k["expert_rows"] / c.experts_per_token, 0)
-    work = tokens * (1 - c.expert_share) + (tokens + padding) * c.expert_share / k["mfu.experts"]
+    of_experts = c.expert_share / k["mfu.experts"] * (1 + k["narrow.experts"] / c.ffn_per_rank)
+    work = tokens * (1 - c.expert_share) * (1 + k["narrow"] / c.dense_width) + (tokens + padding) * of_experts
     arithmetic = c.token_flops * work / rate + sampled * c.head_flops / (c.peak16 * mfu)
     reading = (c.dense_bytes / k["weights"] + touched * c.expert_bytes / k["weights.experts"]) / c.bandwidth
     return arithmetic, reading

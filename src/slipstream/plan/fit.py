@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from slipstream.errors import SlipstreamError
 from slipstream.plan.calibration import QUANTITIES, Calibration
-from slipstream.plan.cases import Columns, Floats, columns
+from slipstream.plan.cases import RUNTIMES, Columns, Floats, columns
 from slipstream.plan.cost import COEFFICIENTS
 from slipstream.plan.online import LoadPoint, closed_loop_rows, load_points, simulate_rate
 from slipstream.plan.residual import NUMBERS, WORDS, Kernel, Process, Traits, covariance, traits
@@ -29,7 +29,9 @@ _START = np.array([c.start for c in COEFFICIENTS.values()])
 _SPREAD = np.array([c.spread for c in COEFFICIENTS.values()])
 # Expected error of a row, as a logarithm: beyond twice this a row pulls with constant force (Huber), so that a few
 # mismeasured rows do not bend the model. TTFT under a burst is dominated by how the load generator starts.
-_ROW_ERROR = {"throughput": 0.08, "tpot": 0.08, "ttft": 0.6}
+_ROW_ERROR = {"throughput": 0.08, "tpot": 0.08, "ttft": 5.0}
+# Other servers share the hardware's terms and little else: their rows pull less.
+_OTHER_RUNTIMES = 3
 _STEPS = 25
 _ONLINE = "triton_online"
 
@@ -90,7 +92,7 @@ def samples(rows: Sequence[Row]) -> dict[str, Sample]:
 def fit_coefficients(data: Mapping[str, Sample], start: Mapping[str, float] | None = None) -> dict[str, float]:
     """Coefficients of least robust error, by damped Gauss-Newton on their logarithms; equal data, equal result."""
     at = np.log(np.array([start[name] for name in NAMES]) / _START) if start else np.zeros(len(NAMES))
-    scale = np.concatenate([np.full(len(s.measured), _ROW_ERROR[name]) for name, s in data.items()])
+    scale = np.concatenate([_row_errors(name, sample) for name, sample in data.items()])
     damping, best = 1e-2, _objective(data, at, scale)
     for _ in range(_STEPS):
         errors = _errors(data, at)
@@ -196,6 +198,11 @@ def _offline_rows(table: Iterable[Mapping[str, str]]) -> list[Row]:
         if row.rate is None and row.value and cells["n_gpus"] != "0":
             rows.append(row)
     return rows
+
+
+def _row_errors(quantity: str, sample: Sample) -> Floats:
+    foreign = sample.columns.runtime >= RUNTIMES.index("vllm")
+    return np.asarray(_ROW_ERROR[quantity] * np.where(foreign, _OTHER_RUNTIMES, 1))
 
 
 def _errors(data: Mapping[str, Sample], at: Floats) -> Floats:
