@@ -28,6 +28,7 @@ with reporting("judge") as report:
                 whole=fitted.coefficients,
                 process=fitted.residuals[quantity].process,
                 width=fitted.widths[quantity],
+                unseen=fitted.unseen[quantity],
                 report=report,
             )
             print({key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(verdict).items()}, flush=True)

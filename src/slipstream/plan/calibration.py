@@ -14,7 +14,7 @@ import numpy as np
 
 from slipstream.plan.cases import Case, Floats, columns
 from slipstream.plan.cost import tokens_per_second, tpot_ms, ttft_ms
-from slipstream.plan.residual import WORDS, Kernel, Process, Residual, Traits, checksum, condition, traits
+from slipstream.plan.residual import WORDS, Kernel, Process, Residual, Traits, condition, traits
 from slipstream.plan.rows import Quantity
 
 QUANTITIES = {"throughput": tokens_per_second, "tpot": tpot_ms, "ttft": ttft_ms}
@@ -45,7 +45,7 @@ class Calibration:
     coefficients: Mapping[str, float]
     residuals: Mapping[str, Residual]  # conditioned when first asked for
     widths: Mapping[str, float]  # standard deviations from the middle to the end of a 90 % interval
-    unseen: Mapping[str, float]  # half-width that is added where no published row is like the case
+    unseen: Mapping[str, float]  # half-width added for a model, GPU, format or pipeline that no published row has
 
     def predict(self, cases: Sequence[Case], quantity: Quantity) -> list[Interval]:
         """Output tokens/s of a replica, or milliseconds, for each case; each must have room for one request."""
@@ -53,10 +53,21 @@ class Calibration:
             return []
         analytic = QUANTITIES[quantity](columns(cases), self.coefficients)
         residual = self.residuals[quantity]
-        correction = residual.at(traits(cases))
-        extra = self.unseen[quantity] * _is_unseen(cases, residual)
-        half = np.hypot(self.widths[quantity] * correction.deviation, extra)
+        asked = traits(cases)
+        correction = residual.at(asked)
+        half = half_widths(residual, asked, width=self.widths[quantity], unseen=self.unseen[quantity])
+        pipelines = np.array([case.split.pp > 1 for case in cases], dtype=np.float64)
+        half = np.hypot(half, pipelines * self.unseen[quantity])
         return _intervals(np.log(analytic) + correction.mean, half)
+
+
+def half_widths(residual: Residual, asked: Traits, *, width: float, unseen: float) -> Floats:
+    """Halves of 90 % intervals, as logarithms; wider for a model, GPU or format that no known row has."""
+    strange = np.zeros(len(asked.words), dtype=bool)
+    for word in ("model", "gpu", "format"):
+        column = WORDS.index(word)
+        strange |= ~np.isin(asked.words[:, column], residual.traits.words[:, column])
+    return np.asarray(np.hypot(width * residual.at(asked).deviation, strange * unseen))
 
 
 @functools.cache
@@ -102,13 +113,6 @@ def save(
 def _intervals(centre: Floats, half: Floats) -> list[Interval]:
     rows = zip(np.exp(centre), np.exp(centre - half), np.exp(centre + half), strict=True)
     return [Interval(value=float(value), low=float(low), high=float(high)) for value, low, high in rows]
-
-
-def _is_unseen(cases: Sequence[Case], residual: Residual) -> Floats:
-    """1 where a case has a pipeline, or weights in a format, that no published row has."""
-    formats = set(residual.traits.words[:, WORDS.index("format")].tolist())
-    seen = [case.split.pp == 1 and checksum(case.weights.name) in formats for case in cases]
-    return 1.0 - np.array(seen, dtype=np.float64)
 
 
 class _Residuals(Mapping[str, Residual]):

@@ -70,7 +70,7 @@ def splits(model: Model, gpus_per_node: int, nodes: int) -> list[Parallelism]:
     """Tensor parallelism inside of a node where heads divide; pipelines over what is left, across nodes if need be."""
     found = []
     for tp in _DEGREES:
-        if tp > gpus_per_node or model.shape.heads % tp or model.shape.ffn % tp:
+        if model.shape.heads % tp or model.shape.ffn % tp:
             continue
         for pp in _DEGREES:
             fits = tp * pp <= gpus_per_node or (gpus_per_node % tp == 0 and tp * pp <= gpus_per_node * nodes)

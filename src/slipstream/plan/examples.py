@@ -23,7 +23,8 @@ EXAMPLES = {
     ),
     "mixtral-8x22b-batch-on-a100": Texts(
         model="Mixtral 8x22B, FP16.",
-        workload="Batch processing of documents, 20k-token inputs, 500 token outputs. Throughput matters, latency does not.",
+        workload="Batch processing of documents, 20k-token inputs, 500 token outputs."
+        " Throughput matters, latency does not.",
         hardware="2 nodes of 8x A100 80GB PCIe without NVLink between nodes, 100 GbE.",
     ),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slipstream.plan.calibration import QUANTITIES, Calibration
+from slipstream.plan.calibration import QUANTITIES, Calibration, half_widths
 from slipstream.plan.cases import Floats
 from slipstream.plan.fit import GROUPS, Sample, errors, fit_coefficients, group_indices
 from slipstream.plan.online import LoadPoint, simulate_rate
@@ -46,6 +46,7 @@ def judge(
     whole: Mapping[str, float],
     process: Process,
     width: float,
+    unseen: float,
     report: Reporter,
 ) -> Verdict:
     """Leave out each group of `left_out` (a name of GROUPS) in turn and foretell its rows."""
@@ -63,7 +64,7 @@ def judge(
         correction = residual.at(tested.traits)
         analytic[rows] = np.log(QUANTITIES[quantity](tested.columns, k)) - tested.measured
         off[rows] = analytic[rows] + correction.mean
-        inside[rows] = np.abs(off[rows]) <= width * correction.deviation
+        inside[rows] = np.abs(off[rows]) <= half_widths(residual, tested.traits, width=width, unseen=unseen)
     return _verdict(quantity, left_out, len(groups), off, analytic, inside)
 
 
