@@ -179,6 +179,11 @@ def test_published_rows_are_met_by_the_shipped_calibration(root: Path) -> None:
         ({"precision": "FP7"}, "FP7"),
         ({"n_gpus": "1", "tp": "1", "precision": "FP16"}, "no room for a request"),
         ({"isl": ""}, "isl"),
+        ({"isl": "nan"}, "isl"),
+        ({"osl": "inf"}, "osl"),
+        ({"n_gpus": "1e30"}, "n_gpus"),
+        ({"extra": "concurrency=0"}, "concurrency"),
+        ({"extra": "qps=-1"}, "rate"),
         ({"metric": "joules"}, "joules"),
     ],
 )

@@ -163,6 +163,12 @@ def _alternatives(plan: Plan) -> str:
             f"| {name} | {row.gpus} | {said(row.tokens_per_s)} | {said(row.ttft_ms)} | {said(row.tpot_ms)} |"
             f" {bottleneck(row)} |"
         )
+    return "\n".join([*lines, *_notes(plan)])
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What to keep in mind when reading the table."""
+    lines = []
     if plan.chosen.case.split.pp > 1:
         lines += ["", "No published figure has a pipeline: those predictions rest on the analytic model alone."]
     if plan.chosen.case.weights.name in {"int4_awq", "int8_wo", "int8_sq"}:
@@ -193,4 +199,4 @@ def _alternatives(plan: Plan) -> str:
                 " draft-target profile does not stream, so it is left off here."
             ),
         ]
-    return "\n".join(lines)
+    return lines

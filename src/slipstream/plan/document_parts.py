@@ -130,15 +130,20 @@ def capacity(plan: Plan) -> str:
         ("TPOT", f"{said(chosen.tpot_ms)} ms", _target(workload.tpot_ms)),
         ("bottleneck", bottleneck(chosen), ""),
     ]
-    if plan.cost is not None:
-        price = f"${plan.cost.price_usd_hour:g} per GPU-hour, {catalogue_data('gpus.yaml')['price_source']}"
-        if plan.input.hardware.price_usd_hour is not None:
-            price = f"${plan.cost.price_usd_hour:g} per GPU-hour, as given"
-        rows += [
-            ("cost a month", f"${plan.cost.usd_per_month:,.0f}", price),
-            ("cost of a million output tokens", f"${said(plan.cost.usd_per_million_output_tokens)}", "at full load"),
-        ]
+    rows += _cost_rows(plan)
     return "\n".join(["| quantity | value | note |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
+
+
+def _cost_rows(plan: Plan) -> list[tuple[str, str, str]]:
+    if plan.cost is None:
+        return [("cost", "unknown", "the catalogue has no list price for this GPU: give hardware.price_usd_hour")]
+    price = f"${plan.cost.price_usd_hour:g} per GPU-hour, {catalogue_data('gpus.yaml')['price_source']}"
+    if plan.input.hardware.price_usd_hour is not None:
+        price = f"${plan.cost.price_usd_hour:g} per GPU-hour, as given"
+    return [
+        ("cost a month", f"${plan.cost.usd_per_month:,.0f}", price),
+        ("cost of a million output tokens", f"${said(plan.cost.usd_per_million_output_tokens)}", "at full load"),
+    ]
 
 
 def trade_offs(plan: Plan) -> str:

@@ -60,6 +60,7 @@ WORDS = {
     "float16": "fp16",
     "bfloat16": "fp16",
     "fp8": "fp8",
+    "int8": "int8_wo",
     "int8_wo": "int8_wo",
     "w8a16": "int8_wo",
     "int8_sq": "int8_sq",

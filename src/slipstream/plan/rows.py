@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _REQUESTS = {
     (20000, 2000): 1000,
 }
 _REQUESTS_OTHERWISE = 3000
+_MOST_TOKENS = 10_000_000
+_MOST_GPUS = 1024
 _OUTPUT_RATES = ("total_output_tok_s", "output_tok_s_per_gpu", "output_tok_s_per_user", "total_tok_s", "req_s")
 
 
@@ -56,7 +59,11 @@ def read_row(cells: Mapping[str, str]) -> Row:
     isl, osl = _tokens(cells, "isl"), _tokens(cells, "osl")
     split = _split(cells, model, n_gpus)
     concurrency = _number(extra.get("batch") or extra.get("concurrency"))
+    if concurrency is not None and not 0 < concurrency < math.inf:
+        raise NoPredictionError(f"concurrency is {concurrency:g}, a positive number is expected")
     rate = _number(extra.get("qps") or extra.get("rate") or extra.get("request_rate"))
+    if rate is not None and rate <= 0:
+        raise NoPredictionError(f"the request rate is {rate:g}, a positive number or INF is expected")
     case = Case(
         model=model,
         gpu=gpu,
@@ -146,18 +153,21 @@ def _extra(cells: Mapping[str, str]) -> dict[str, str]:
 
 def _tokens(cells: Mapping[str, str], name: str) -> float:
     value = _number(cells.get(name))
-    if value is None or value < 1:
-        raise NoPredictionError(f"{name} is {cells.get(name)!r}, a number of tokens is expected")
+    if value is None or not 1 <= value <= _MOST_TOKENS:
+        raise NoPredictionError(f"{name} is {cells.get(name)!r}, 1 to {_MOST_TOKENS} tokens are expected")
     return value
 
 
 def _count(cells: Mapping[str, str], name: str) -> int | None:
     value = _number(cells.get(name))
+    if value is not None and not 0 <= value <= _MOST_GPUS:
+        raise NoPredictionError(f"{name} is {cells.get(name)!r}, at most {_MOST_GPUS} is expected")
     return int(value) if value and value >= 1 else None
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        value = float(text) if text else None
     except ValueError:
         return None
+    return None if value is None or math.isnan(value) else value
