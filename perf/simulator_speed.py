@@ -13,7 +13,7 @@ from slipstream.plan.simulate import Cluster
 
 root = Path(__file__).resolve().parents[1]
 rows = []
-for count, replicas in ((10_000, 10), (100_000, 10), (10_000, 100), (100_000, 100), (100_000, 1000)):
+for count, replicas in ((10_000, 10), (100_000, 10), (100_000, 100), (100_000, 1000), (1_000_000, 1000)):
     scenario = Scenario.model_validate(
         {
             "model": {"name": "Llama 3.1 8B", "weights": "fp8"},

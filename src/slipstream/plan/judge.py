@@ -21,6 +21,9 @@ from slipstream.plan.rows import Row
 from slipstream.progress import Reporter
 
 
+_WORST = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """Relative errors over rows that were left out."""
@@ -36,6 +39,7 @@ class Verdict:
     covered: float  # share of rows inside of their 90 % interval
     analytic_median: float  # of the analytic part alone
     analytic_p90: float
+    worst: dict[str, float]  # medians of the groups that were foretold worst
 
 
 def judge(
@@ -65,7 +69,9 @@ def judge(
         analytic[rows] = np.log(QUANTITIES[quantity](tested.columns, k)) - tested.measured
         off[rows] = analytic[rows] + correction.mean
         inside[rows] = np.abs(off[rows]) <= half_widths(residual, tested.traits, width=width, unseen=unseen)
-    return _verdict(quantity, left_out, len(groups), off, analytic, inside)
+    medians = {str(name): float(np.median(np.abs(np.expm1(off[rows])))) for name, rows in groups.items()}
+    worst = dict(sorted(medians.items(), key=lambda item: -item[1])[:_WORST])
+    return _verdict(quantity, left_out, len(groups), off, analytic, inside, worst)
 
 
 def judge_online(
@@ -95,7 +101,7 @@ def _is_online(row: Row, model: str) -> bool:
 
 def _online_verdict(quantity: str, off: Floats, groups: int, width: float) -> Verdict:
     inside = (np.abs(off) <= width).astype(np.float64)
-    return _verdict(quantity, "model", groups, off, off, inside)
+    return _verdict(quantity, "model", groups, off, off, inside, {})
 
 
 def _without(sample: Sample, key: object, name: object) -> Sample:
@@ -103,7 +109,9 @@ def _without(sample: Sample, key: object, name: object) -> Sample:
     return sample.where(np.array([key(row) != name for row in sample.rows], dtype=bool))
 
 
-def _verdict(quantity: str, left_out: str, groups: int, off: Floats, analytic: Floats, inside: Floats) -> Verdict:
+def _verdict(
+    quantity: str, left_out: str, groups: int, off: Floats, analytic: Floats, inside: Floats, worst: dict[str, float]
+) -> Verdict:
     relative, plain = np.expm1(off), np.abs(np.expm1(analytic))
     size = np.abs(relative)
     return Verdict(
@@ -118,4 +126,5 @@ def _verdict(quantity: str, left_out: str, groups: int, off: Floats, analytic: F
         covered=float(inside.mean()),
         analytic_median=float(np.median(plain)),
         analytic_p90=float(np.quantile(plain, 0.9)),
+        worst=worst,
     )
