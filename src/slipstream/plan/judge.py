@@ -20,7 +20,6 @@ from slipstream.plan.residual import Process, condition
 from slipstream.plan.rows import Row
 from slipstream.progress import Reporter
 
-
 _WORST = 4
 
 
