@@ -86,7 +86,8 @@ def label(candidate: Candidate) -> str:
     """For example `fp8 TP4 PP1 ×2, batch 256`."""
     split = candidate.case.split
     pipeline = f" PP{split.pp}" if split.pp > 1 else ""
-    return f"{candidate.case.weights.name} TP{split.tp}{pipeline} ×{candidate.replicas}, batch {candidate.batch}"
+    kv = "" if candidate.case.kv.name == "auto" else f", KV {candidate.case.kv.name}"
+    return f"{candidate.case.weights.name} TP{split.tp}{pipeline} ×{candidate.replicas}, batch {candidate.batch}{kv}"
 
 
 def _gpu(plan: PlanInput) -> Gpu:
