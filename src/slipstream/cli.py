@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from slipstream import __version__, commands, serving_commands, verify_command
+from slipstream import __version__, commands, plan_commands, serving_commands, verify_command
 from slipstream.commands import Request
 from slipstream.errors import SlipstreamError
 
@@ -25,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+plan_commands.register(app)
 
 Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="A name under deployments/, or a path.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field; repeatable.")]
