@@ -141,8 +141,7 @@ def _batches(case: Case) -> Iterable[int]:
 
 
 def _ttft_ms(cases: Sequence[Case], tpots: Sequence[Interval], known: Calibration) -> list[Interval]:
-    """The iteration under way, then one's own prompt behind the prompts that came before it (a queue's 1 /"
-    " (1 - load))."""
+    """The iteration under way, then one's own prompt behind those that came before it: a queue's 1 / (1 - load)."""
     c, k = columns(cases), known.coefficients
     nothing = np.zeros_like(c.active)
     decode = step_seconds(c, k, c.active, nothing)
