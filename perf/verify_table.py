@@ -6,22 +6,25 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+from slipstream.perf.provenance import provenance
 from slipstream.progress import reporting
 from slipstream.quantize.verify.table import as_json, as_markdown, verification_rows
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("nvidia-modelopt", "transformers", "torch")
 MODEL = ROOT / "build" / "smollm2-135m-cpu" / "model"
 
 
 def main() -> int:
-    rows = []
+    rows, machine = [], provenance() | {"packages": {name: version(name) for name in PACKAGES}}
     with reporting("table") as report:
         for row in verification_rows(MODEL, ROOT / "quantize" / "recipes", report):
             rows.append(row)
-            (ROOT / "perf" / "results" / "verification.json").write_text(as_json(rows), encoding="utf-8")
-            (ROOT / "docs" / "verification.md").write_text(as_markdown(rows), encoding="utf-8")
+            (ROOT / "perf" / "results" / "verification.json").write_text(as_json(rows, machine), encoding="utf-8")
+            (ROOT / "docs" / "verification.md").write_text(as_markdown(rows, machine), encoding="utf-8")
     return 0 if all(row.refused or (row.verification and row.verification.ok) for row in rows) else 1
 
 

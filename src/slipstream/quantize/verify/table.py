@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
 from slipstream.formats import KvCache, Method
 from slipstream.progress import Reporter
 from slipstream.quantize.checkpoint import write_checkpoint
+from slipstream.quantize.recipe_schema import Limits
 from slipstream.quantize.recipes import Recipe, load_recipe
 from slipstream.quantize.verify.check import verify_checkpoint
 from slipstream.quantize.verify.findings import Verification
 from slipstream.quantize.verify.synthetic import LLAMA, MIXTRAL, save_synthetic
 
 METHODS: tuple[Method, ...] = ("none", "int8_wo", "int8_sq", "fp8", "int4_awq", "w4a8_awq", "nvfp4")
+SAMPLES = 4  # of each recipe's calibration
 KV_CACHES: tuple[tuple[Method, KvCache], ...] = (("fp8", "fp8"), ("nvfp4", "fp8"), ("int8_sq", "int8"))
 _COLUMNS = (
     *("model", "recipe", "KV cache", "TP", "PP", "EP"),
@@ -69,7 +71,18 @@ def verification_rows(smollm2: Path, recipes: Path, report: Reporter) -> Iterato
             # Calibration text has to become ids below the vocabulary's size, no more.
             (models[model] / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()), encoding="utf-8")
         for number, case in enumerate(cases()):
-            yield _row(case, models[case.model], load_recipe(case.recipe, recipes), folder / str(number), report)
+            recipe = quick(load_recipe(case.recipe, recipes))
+            yield _row(case, models[case.model], recipe, folder / str(number), report)
+
+
+def quick(recipe: Recipe) -> Recipe:
+    """`recipe` with little calibration, one alpha and no evaluation: what is shown is arithmetic, not accuracy."""
+    settings = recipe.settings
+    calibration = settings.calibration and settings.calibration.model_copy(update={"samples": SAMPLES})
+    changes: dict[str, object] = {"calibration": calibration, "evaluation": None, "limits": Limits()}
+    if settings.alpha_search is not None:
+        changes |= {"alpha": settings.alpha_search[-1], "alpha_search": None}
+    return replace(recipe, settings=settings.model_copy(update=changes), evaluation_text=None)
 
 
 def _row(case: Case, model: Path, recipe: Recipe, out: Path, report: Reporter) -> Row:
@@ -92,19 +105,21 @@ def _row(case: Case, model: Path, recipe: Recipe, out: Path, report: Reporter) -
     return Row(case=case, refused=None, verification=verify_checkpoint(out, model_dir=model, report=report))
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[Row], machine: Mapping[str, object]) -> str:
     """Everything, for machines."""
-    return json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    return json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Row], machine: Mapping[str, object]) -> str:
     """The page."""
     lines = [
         "# Verification",
         "",
         "Every format, cut into ranks, executed by `slipstream verify` and compared with ModelOpt's fake-quantized",
-        "model on a single rank. Made by `python perf/verify_table.py`; data in `perf/results/verification.json`. What",
-        "the figures mean and what is tolerated: `src/slipstream/quantize/verify/logits.py`.",
+        "model on a single rank. What the figures mean, and what is tolerated, is in",
+        "`src/slipstream/quantize/verify/logits.py`.",
+        f"Recipes with {SAMPLES} samples of calibration: this is about arithmetic, not about accuracy. Written by",
+        f"`python perf/verify_table.py` on {machine['date']}, no GPU; data in `perf/results/verification.json`.",
         "",
         "| " + " | ".join(_COLUMNS) + " |",
         "|---" * len(_COLUMNS) + "|",
