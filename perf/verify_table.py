@@ -11,6 +11,7 @@ from pathlib import Path
 
 from slipstream.perf.provenance import provenance
 from slipstream.progress import reporting
+from slipstream.quantize.hf_model import compute_device
 from slipstream.quantize.verify.table import as_json, as_markdown, verification_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +20,8 @@ MODEL = ROOT / "build" / "smollm2-135m-cpu" / "model"
 
 
 def main() -> int:
-    rows, machine = [], provenance() | {"packages": {name: version(name) for name in PACKAGES}}
+    rows, packages = [], {name: version(name) for name in PACKAGES}
+    machine = provenance() | {"packages": packages, "accelerator": "no GPU" if compute_device(0) == "cpu" else "a GPU"}
     with reporting("table") as report:
         for row in verification_rows(MODEL, ROOT / "quantize" / "recipes", report):
             rows.append(row)

@@ -1,4 +1,4 @@
-"""A Hugging Face model in memory, on the CPU."""
+"""A Hugging Face model in memory: on a GPU that has room for it, else on the CPU."""
 
 from __future__ import annotations
 
@@ -47,7 +47,18 @@ def load_model(directory: Path, dtype: ExportDtype | Literal["float32"]) -> PreT
             f"{directory}: {len(missing)} tensors of the model are not in its weights, first {missing[0]}",
             mend=FETCH_AGAIN,
         )
-    return cast("PreTrainedModel", model.float().eval())
+    whole = model.float().eval()
+    return cast("PreTrainedModel", whole.to(compute_device(whole.num_parameters())))
+
+
+def compute_device(parameters: int) -> str:
+    """`cuda` where the first GPU has room for so many parameters in float32, and half as much again; else `cpu`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    free_bytes, _total = torch.cuda.mem_get_info()
+    return "cuda" if free_bytes > 1.5 * 4 * parameters else "cpu"
 
 
 @contextlib.contextmanager

@@ -40,9 +40,9 @@ def lm_head_input(model: PreTrainedModel, ids: Tensor, **masking: Tensor) -> Ten
 
 
 def log_probabilities(model: PreTrainedModel, hidden: Hidden) -> Tensor:
-    """Of every next token, by the model's lm_head: [tokens, vocabulary]."""
+    """Of every next token, by the model's lm_head: [tokens, vocabulary], on the CPU."""
     import torch
 
     head: Any = model.get_output_embeddings()
     logits: Tensor = head(torch.from_numpy(hidden).to(head.weight.device, head.weight.dtype))
-    return logits.float().log_softmax(-1)
+    return logits.float().log_softmax(-1).cpu()

@@ -12,6 +12,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.formats import KvCache, Method
 from slipstream.progress import Reporter
 from slipstream.quantize.checkpoint import write_checkpoint
+from slipstream.quantize.hf_model import compute_device
 from slipstream.quantize.recipe_schema import Limits
 from slipstream.quantize.recipes import Recipe, load_recipe
 from slipstream.quantize.verify.check import verify_checkpoint
@@ -102,7 +103,11 @@ def _row(case: Case, model: Path, recipe: Recipe, out: Path, report: Reporter) -
         )
     except SlipstreamError as refusal:
         return Row(case=case, refused=refusal.message, verification=None)
-    return Row(case=case, refused=None, verification=verify_checkpoint(out, model_dir=model, report=report))
+    return Row(
+        case=case,
+        refused=None,
+        verification=verify_checkpoint(out, model_dir=model, report=report, device=compute_device(0)),
+    )
 
 
 def as_json(rows: Sequence[Row], machine: Mapping[str, object]) -> str:
@@ -119,7 +124,8 @@ def as_markdown(rows: Sequence[Row], machine: Mapping[str, object]) -> str:
         "model on a single rank. What the figures mean, and what is tolerated, is in",
         "`src/slipstream/quantize/verify/logits.py`.",
         f"Recipes with {SAMPLES} samples of calibration: this is about arithmetic, not about accuracy. Written by",
-        f"`python perf/verify_table.py` on {machine['date']}, no GPU; data in `perf/results/verification.json`.",
+        f"`python perf/verify_table.py` on {machine['date']}, {machine['accelerator']}; data in",
+        "`perf/results/verification.json`.",
         "",
         "| " + " | ".join(_COLUMNS) + " |",
         "|---" * len(_COLUMNS) + "|",
