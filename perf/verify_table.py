@@ -27,7 +27,8 @@ def main() -> int:
             rows.append(row)
             (ROOT / "perf" / "results" / "verification.json").write_text(as_json(rows, machine), encoding="utf-8")
             (ROOT / "docs" / "verification.md").write_text(as_markdown(rows, machine), encoding="utf-8")
-    return 0 if all(row.refused or (row.verification and row.verification.ok) for row in rows) else 1
+    executed = [row.verification for row in rows if row.verification]
+    return 0 if len(executed) > len(rows) // 2 and all(one.ok for one in executed) else 1
 
 
 if __name__ == "__main__":

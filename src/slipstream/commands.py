@@ -41,7 +41,11 @@ def make(request: Request, verb: str) -> None:
     with artifacts.locked(context.workspace.lock):
         outcomes = [run_and_tell(stage, context) for stage in stages]
     if request.as_json:
-        print_json(_as_json(outcomes[-1]))
+        made = {outcome.stage: _as_json(outcome) for outcome in outcomes}
+        # The last is what the verb is for; of a pair, the target's, with the draft's beside it.
+        result = made.get("checkpoint", _as_json(outcomes[-1]))
+        draft = made.get("draft/checkpoint")
+        print_json(result | ({"draft": draft} if draft else {}))
 
 
 def status(*, as_json: bool) -> None:

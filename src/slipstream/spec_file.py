@@ -67,6 +67,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
+def read_yaml(where: str, text: str) -> Any:
+    """The value of a YAML text; SpecError says where it cannot be read, a key is given twice or an alias is used."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except _NOT_YAML as error:
+        raise _not_yaml(where, error) from error
+
+
 def _locate(reference: str, root: Path) -> Path:
     if reference.endswith((".yaml", ".yml")) or "/" in reference:
         path = Path(reference).expanduser()

@@ -20,7 +20,7 @@ def _model(facts: Mapping[str, Any]) -> str:
 def _checkpoint(facts: Mapping[str, Any]) -> str:
     measured = facts["measurement"]
     if measured is None:
-        return f"{facts['recipe']}  nothing changed"
+        return f"{facts['recipe']}  accuracy not measured" if facts["quant_algo"] else f"{facts['recipe']}  as it was"
     return f"{facts['recipe']}  perplexity {measured['perplexity_before']:.2f} → {measured['perplexity_after']:.2f}"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def verify(request: Request, model: Path | None) -> bool:
     """Verify what `request.deployment` names, a deployment or a checkpoint directory; whether it is right."""
     directory = Path(request.deployment).expanduser()
-    if (directory / "config.json").is_file():
+    if directory.is_dir():
         return _tell(request, {"": _verify(directory, model or _model_beside(directory))})
     context = open_context(request)
     require(CHECKPOINT, context)

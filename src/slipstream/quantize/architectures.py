@@ -46,6 +46,7 @@ def read_architecture(model_directory: Path) -> Architecture:
         )
     refuse_quantized(path, config)
     _refuse_sliding_window(path, config, name)
+    _refuse_other_blocks(path, config)
     return Architecture(name=name, decoder_type=DECODER_TYPES[name], shape=_shape(path, config), hf_config=config)
 
 
@@ -95,6 +96,28 @@ def _size(path: Path, config: Mapping[str, Any], field: str) -> int:
             f"{path}: {field} is {value!r}, a number of at least 1 is expected", mend="fetch the model again"
         )
     return value
+
+
+def _refuse_other_blocks(path: Path, config: Mapping[str, Any]) -> None:
+    """What would be exported and then refused, or silently computed otherwise."""
+    if "rope_parameters" in config and "rope_theta" not in config:
+        raise SlipstreamError(
+            f"{path}: rope_parameters is how transformers 5 writes the rotary settings, transformers 4 would read"
+            " base 10000 instead",
+            mend="in a copy of the model write rope_theta and rope_scaling with the values of rope_parameters",
+        )
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise SlipstreamError(
+            f"{path}: hidden_act is {activation!r}, the Llama family has silu", mend="use a model of the Llama family"
+        )
+    scaling = config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise SlipstreamError(
+            f"{path}: rope_scaling is of type {kind!r}, only llama3 is checked against TensorRT-LLM",
+            mend="in a copy of the model set rope_scaling to null and max_position_embeddings to the unscaled context",
+        )
 
 
 def _refuse_sliding_window(path: Path, config: Mapping[str, Any], name: str) -> None:

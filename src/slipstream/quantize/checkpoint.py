@@ -130,6 +130,7 @@ def estimate_run(plan: ExportPlan, recipe: Recipe) -> Estimate:
         method=settings.method,
         calibration_tokens=calibrated * (1 + 3 * len(settings.alpha_search or ())),  # each is also compared twice
         evaluation_tokens=evaluation.samples * evaluation.tokens_per_sample if evaluation else 0,
+        tokens_per_sample=max((part.tokens_per_sample for part in (calibration, evaluation) if part), default=1),
     )
 
 

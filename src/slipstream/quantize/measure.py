@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
 from slipstream.quantize.accuracy import AccuracyReport, BaseMeasurement, ChoiceAccuracy, build_items, measure_base
 from slipstream.quantize.accuracy.answers import tokenize
@@ -16,7 +17,7 @@ from slipstream.quantize.modelopt_quantize import quantized_layers, quantizers_o
 from slipstream.quantize.recipes import Recipe
 from slipstream.quantize.samples import calibration_samples, evaluation_samples
 from slipstream.text.chat_template import ChatTemplate
-from slipstream.text.tokenizer import Tokenizer
+from slipstream.text.tokenizer import Tokenizer, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,6 +56,12 @@ def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool) -
     """Cut the recipe's texts into token samples of the model; a text that is too short is refused."""
     settings = recipe.settings
     tokenizer = Tokenizer.load(model_directory)
+    rows = read_json(model_directory / "config.json").get("vocab_size", 0)
+    if tokenizer.vocab_size > rows:
+        raise SlipstreamError(
+            f"{model_directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model's embedding {rows} rows",
+            mend="give the model its own tokenizer",
+        )
     calibration: list[list[int]] = []
     if settings.calibration is not None and calibrates:
         template = ChatTemplate.load(model_directory) if settings.calibration.chat_template else None

@@ -18,6 +18,9 @@ from slipstream.quantize.calibrate import remaining_time
 from slipstream.quantize.sharding import ModelShape
 
 GIB = 1 << 30
+# The model in float32, and as much again while it is quantized and exported: a Llama of 0.6 billion parameters took
+# 6.0 bytes a parameter unquantized and 7.6 in FP8, beside the libraries.
+BYTES_PER_PARAMETER = 8
 LIBRARIES_BYTES = GIB  # torch, transformers and ModelOpt, imported
 # Parameters x tokens that a core computes in a second with fake quantization: 8k tokens of 7B took 1.5 CPU-hours.
 PARAMETER_TOKENS_PER_CPU_S = 1.0e10
@@ -38,7 +41,7 @@ class Estimate:
     """What a quantization needs, and what there is."""
 
     parameters: int
-    weights_bytes: int  # in float32, as they are computed with
+    weights_bytes: int  # in float32, and the copies of quantization and export
     activations_bytes: int
     needed_bytes: int
     available_bytes: int
@@ -50,19 +53,25 @@ class Estimate:
         """The estimate in one line."""
         return (
             f"about {_gib(self.needed_bytes)} of memory of {_gib(self.available_bytes)} available"
-            f" ({self.parameters / 1e9:.2f} billion parameters: {_gib(self.weights_bytes)}, twice the 16-bit weights;"
+            f" ({self.parameters / 1e9:.2f} billion parameters: {_gib(self.weights_bytes)} with the export's copies;"
             f" {_gib(self.activations_bytes)} for activations; {_gib(LIBRARIES_BYTES)} for the libraries),"
             f" about {remaining_time(self.cpu_s / self.cores)} on {self.cores} cores"
         )
 
 
 def estimate(
-    shape: ModelShape, config: Mapping[str, Any], *, method: Method, calibration_tokens: int, evaluation_tokens: int
+    shape: ModelShape,
+    config: Mapping[str, Any],
+    *,
+    method: Method,
+    calibration_tokens: int,
+    evaluation_tokens: int,
+    tokens_per_sample: int = BATCH_TOKENS,
 ) -> Estimate:
     """What quantizing the model of `config` by `method` takes on this machine."""
     parameters = count_parameters(shape, tied=bool(config.get("tie_word_embeddings", False)))
-    weights = 4 * parameters
-    activations = _activations(shape)
+    weights = BYTES_PER_PARAMETER * parameters
+    activations = _activations(shape, tokens_per_sample)
     forwards = FORWARDS[method] * calibration_tokens + 2 * evaluation_tokens
     return Estimate(
         parameters=parameters,
@@ -132,10 +141,13 @@ def _left_in_group(group: _ControlGroup) -> int | None:
     return max(0, int(limit) - used + int(statistics.get(group.cache_key, 0))) if limit.isdigit() else None
 
 
-def _activations(shape: ModelShape) -> int:
-    """Of one batch in float32: logits and their log-softmax, a layer's hidden states and its MLP."""
+def _activations(shape: ModelShape, tokens_per_sample: int) -> int:
+    """Of one batch in float32: logits and their log-softmax, a layer's hidden states and its MLP.
+
+    A batch has BATCH_TOKENS, or one sample where that is longer.
+    """
     per_token = 3 * shape.vocab_size + 16 * shape.hidden_size + 4 * shape.intermediate_size
-    return 4 * BATCH_TOKENS * per_token
+    return 4 * max(BATCH_TOKENS, tokens_per_sample) * per_token
 
 
 def _gib(size: int) -> str:

@@ -16,7 +16,7 @@ Alpha = Annotated[float, Field(ge=0, le=1)]
 class _Part(BaseModel):
     """A frozen part of a recipe that refuses fields it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TextSource(_Part):
@@ -88,10 +88,15 @@ class RecipeFile(_Part):
     method: Method = Field(description="how the linear layers are quantized; lm_head and embeddings never are")
     alpha: Alpha | None = Field(None, description="int8_sq: how much of the activations' range moves to the weights")
     alpha_search: tuple[Alpha, ...] | None = Field(
-        None, min_length=2, description="int8_sq: values to try; the one with the least KL on the calibration text wins"
+        None,
+        min_length=2,
+        strict=False,
+        description="int8_sq: values to try; the one with the least KL on the calibration text wins",
     )
     group_size: Count | None = Field(None, description="int4_awq, w4a8_awq: inputs that share a scale")
-    exclude: tuple[str, ...] = Field((), description="patterns of Hugging Face module names that stay in 16 bits")
+    exclude: tuple[str, ...] = Field(
+        (), strict=False, description="patterns of Hugging Face module names that stay in 16 bits"
+    )
     exclude_outliers: Outliers | None = Field(None, description="int8_sq: layers that calibration finds, besides")
     calibration: Calibration | None = Field(None, description="none, int8_wo: only for the scales of a KV cache")
     evaluation: Evaluation | None = None

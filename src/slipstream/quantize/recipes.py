@@ -8,14 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from slipstream.errors import SpecError
 from slipstream.formats import refused_name
 from slipstream.quantize.corpora import PACKAGE
 from slipstream.quantize.recipe_schema import Calibration, Evaluation, Limits, RecipeFile, TextSource
-from slipstream.spec_file import did_you_mean
+from slipstream.spec_file import did_you_mean, read_yaml
 
 __all__ = ["Calibration", "Evaluation", "Limits", "Recipe", "RecipeFile", "load_recipe", "recipe_names"]
 
@@ -74,12 +73,12 @@ def _unknown(name: str, known: list[str], directory: Path) -> SpecError:
 
 def _read(path: Path) -> RecipeFile:
     try:
-        recipe = RecipeFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        recipe = RecipeFile.model_validate(read_yaml(str(path), path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "recipe"
         raise SpecError(f"{path}: {field}: {first['msg']}", mend="compare with another recipe beside it") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}", mend="make it a readable YAML file") from error
     if recipe.name != path.stem:
         raise SpecError(f"{path}: name is {recipe.name!r}", mend=f"set name: {path.stem}, or rename the file")
@@ -92,7 +91,7 @@ def _text(directory: Path, source: TextSource | None) -> str | None:
     path = directory / source.file
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise SpecError(f"{path}: the recipe's text cannot be read: {error}", mend="make it a UTF-8 file") from error
 
 

@@ -38,7 +38,7 @@ def evaluation_samples(tokenizer: Tokenizer, text: str | None, settings: Evaluat
 
 def _documents(content: str, settings: TextSource, template: ChatTemplate | None) -> Iterator[str]:
     if settings.jsonl is not None:
-        for number, line in enumerate(content.splitlines(), 1):
+        for number, line in enumerate(content.split("\n"), 1):  # not at U+2028, which JSON allows in a text
             if line.strip():
                 yield _of_line(line, f"{settings.jsonl}: line {number}", settings.field, template)
     elif template is not None:
@@ -69,7 +69,8 @@ def _of_line(line: str, where: str, field: str, template: ChatTemplate | None) -
 def _field(line: str, where: str, field: str) -> Any:
     try:
         value = json.loads(line)
-    except ValueError as error:
+        line.encode() and json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{where}: is not JSON ({error})", mend="write one whole JSON object per line") from error
     if not isinstance(value, dict) or field not in value:
         found = f"an object with {', '.join(value) or 'no key'}" if isinstance(value, dict) else type(value).__name__

@@ -175,7 +175,7 @@ def _read_json(path: Path) -> dict[str, object]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SlipstreamError(f"{path}: cannot be read ({error.strerror})", mend="quantize the model first") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SlipstreamError(f"{path}: is not JSON ({error})", mend="quantize the model again") from error
     if not isinstance(values, dict):
         raise SlipstreamError(f"{path}: holds no JSON object", mend="quantize the model again")
@@ -238,8 +238,29 @@ def _experts(config: Config) -> Experts | None:
     return Experts(count=count, chosen=chosen)
 
 
+# QuantConfig(**dict) of tensorrt_llm/models/modeling_utils.py raises TypeError for any other.
+_QUANTIZATION_KEYS = frozenset(
+    (
+        "clamp_val",
+        "exclude_modules",
+        "group_size",
+        "has_zero_point",
+        "kv_cache_quant_algo",
+        "pre_quant_scale",
+        "quant_algo",
+        "smoothquant_val",
+        "use_meta_recipe",
+    )
+)
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
 def _quantization(config: Config) -> Quantization:
     section = config.section("quantization")
+    for key in sorted(set(section.values) - _QUANTIZATION_KEYS):
+        raise config.refused(f"quantization.{key}", section.values[key], "TensorRT-LLM knows no such key")
+    if config.values.get("dtype") not in _DTYPES:
+        raise config.refused("dtype", config.values.get("dtype"), f"known are {', '.join(_DTYPES)}")
     algo = section.values.get("quant_algo")
     if algo == "NO_QUANT":
         algo = None
@@ -270,13 +291,18 @@ def _parallelism(config: Config) -> Parallelism:
     axis = config.values.get("embedding_sharding_dim", 0)
     if axis not in (0, 1):
         raise config.refused("embedding_sharding_dim", axis, "an embedding is cut along 0 or 1")
-    tp_size = mapping.whole("tp_size", default=1)
+    tp_size, pp_size = mapping.whole("tp_size", default=1), mapping.whole("pp_size", default=1)
+    world_size = mapping.whole("world_size", default=tp_size * pp_size)
+    if world_size != tp_size * pp_size:
+        raise config.refused("mapping.world_size", world_size, f"it must be tp_size x pp_size, {tp_size * pp_size}")
     moe_ep_size = _expert_ranks(mapping, "moe_ep_size", 1)
+    if tp_size % moe_ep_size:
+        raise config.refused("mapping.moe_ep_size", moe_ep_size, f"it must divide tp_size, {tp_size}")
     return Parallelism(
         tp_size=tp_size,
         moe_ep_size=moe_ep_size,
         moe_tp_size=_expert_ranks(mapping, "moe_tp_size", tp_size // moe_ep_size),
-        pp_size=mapping.whole("pp_size", default=1),
+        pp_size=pp_size,
         embedding_axis=(1 if axis == 1 else 0) if config.values.get("use_parallel_embedding") else None,
     )
 

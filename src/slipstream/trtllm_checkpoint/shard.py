@@ -81,7 +81,7 @@ def _read_entries(path: Path) -> dict[str, TensorEntry]:
             header = json.loads(file.read(header_bytes))
     except OSError as error:
         raise SlipstreamError(f"{path}: cannot be read ({error.strerror})", mend="quantize the model again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _corrupt(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is no JSON object")
@@ -91,7 +91,7 @@ def _read_entries(path: Path) -> dict[str, TensorEntry]:
 
 def _entry(path: Path, name: str, fields: object, data_start: int, file_bytes: int) -> TensorEntry:
     match fields:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if _are_sizes(shape):
             entry = TensorEntry(dtype=dtype, shape=tuple(shape), start=data_start + start, end=data_start + end)
         case _:
             raise _corrupt(path, f"the header entry of tensor {name} is {fields!r}")
@@ -100,6 +100,10 @@ def _entry(path: Path, name: str, fields: object, data_start: int, file_bytes: i
     if dtype in DTYPES and math.prod(entry.shape) * DTYPES[dtype].itemsize != entry.end - entry.start:
         raise _corrupt(path, f"tensor {name} of shape {list(entry.shape)} holds {entry.end - entry.start} bytes")
     return entry
+
+
+def _are_sizes(shape: list[object]) -> bool:
+    return all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def _corrupt(path: Path, found: str) -> SlipstreamError:

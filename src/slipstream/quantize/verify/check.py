@@ -25,7 +25,7 @@ from slipstream.quantize.verify.logits import (
     read_reference,
     tolerance,
 )
-from slipstream.quantize.verify.ranges import check_calibrated, suspicious_scales
+from slipstream.quantize.verify.ranges import check_calibrated, check_kv_scales, suspicious_scales
 from slipstream.quantize.verify.source import SourceModel
 from slipstream.quantize.verify.source_config import check_config
 from slipstream.quantize.verify.tensors import check_tensors
@@ -105,8 +105,9 @@ def _check_numbers(
     except SlipstreamError as problem:
         known.findings.append(error("damaged-file", REFERENCE_NAME, problem.message, problem.mend))
         reference = None
-    if reference is not None:
-        known.findings += check_calibrated(architecture, shards, reference.input_amax)
+    calibrated = reference.input_amax if reference else {}
+    known.findings += check_calibrated(architecture, shards, calibrated)
+    known.findings += check_kv_scales(architecture, shards, calibrated)
     _run(known, checkpoint, architecture, reference, source, report, device)
     _judge(known, architecture, shards, reference)
 
@@ -129,7 +130,12 @@ def _run(
         return
     if reference is not None:
         known.compared_with = f"{REFERENCE_NAME}: ModelOpt's fake-quantized model"
-        known.comparison = compare_logits(known.execution.logits, reference.logits, architecture.quantization)
+        known.comparison = compare_logits(
+            known.execution.logits,
+            reference.logits,
+            architecture.quantization,
+            layers_are_judged=reference.hidden_states is not None,
+        )
     elif source is not None:
         known.compared_with = "the model before quantization"
         report("running the unquantized model")
@@ -173,9 +179,10 @@ def _problem(comparison: Comparison | None, *, is_exact: bool) -> str | None:
     if comparison is None:
         return None
     if is_exact and not comparison.is_within:
+        limit = "" if comparison.tolerated_error is None else f", tolerated are {comparison.tolerated_error:.4g}"
         return (
-            f"differ from the fake-quantized model's by up to {comparison.max_abs_error:.4g}, tolerated are"
-            f" {comparison.tolerated_error:.4g}; KL {comparison.kl:.3g}, tolerated {comparison.tolerated_kl:.3g}"
+            f"differ from the fake-quantized model's by up to {comparison.max_abs_error:.4g}{limit};"
+            f" KL {comparison.kl:.3g}, tolerated {comparison.tolerated_kl:.3g}"
         )
     if not is_exact and not comparison.kl <= MAX_KL:
         return f"have a KL divergence of {comparison.kl:.3g} from the unquantized model's, tolerated is {MAX_KL:g}"
@@ -212,7 +219,7 @@ def _probe(architecture: Architecture, source: SourceModel | None) -> np.ndarray
 
 
 def _kind_of(problem: SlipstreamError) -> Kind:
-    if "rotary" in problem.message:
+    if "config.json: rotary" in problem.message:
         return "rotary"
     return "cut-mid-head" if "cannot be cut for tp_size" in problem.message else "config"
 

@@ -58,8 +58,9 @@ def check_layout(architecture: Architecture, shards: Sequence[Shard]) -> list[Fi
         findings += _names(architecture, rank, shard, wanted)
         for name, one in wanted.items():
             if name in shard.entries:
-                findings += _tensor(shard, name, one)
-                if one.is_replicated and rank.tp_rank > 0:
+                wrong = list(_tensor(shard, name, one))
+                findings += wrong
+                if one.is_replicated and rank.tp_rank > 0 and not wrong:
                     findings += _agreement(shard, shards[index - rank.tp_rank], name)
     return findings
 
@@ -215,7 +216,8 @@ def _tensor(shard: Shard, name: str, wanted: Wanted) -> Iterator[Finding]:
 
 
 def _agreement(shard: Shard, first: Shard, name: str) -> Iterator[Finding]:
-    if name not in first.entries or first.entries[name].shape != shard.entries[name].shape:
+    there_is, here_is = first.entries.get(name), shard.entries[name]
+    if there_is is None or (there_is.shape, there_is.dtype) != (here_is.shape, here_is.dtype):
         return  # said elsewhere
     here, there = as_float32(shard.tensor(name)), as_float32(first.tensor(name))
     if not np.array_equal(here, there, equal_nan=True):

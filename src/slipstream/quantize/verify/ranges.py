@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from slipstream.quantize.verify.findings import Finding, error, warning
+from slipstream.quantize.verify.layout import KV_SCALES
+from slipstream.quantize.verify.logits import K_CACHE, V_CACHE
 from slipstream.trtllm_checkpoint.config import Architecture, QuantAlgo
 from slipstream.trtllm_checkpoint.ranks import Linear, linears_of_layer, rank_of
 from slipstream.trtllm_checkpoint.shard import Shard, as_float32
 
 # The largest magnitude that a scale of 1 covers.
 _BOUNDS: dict[QuantAlgo, float] = {"FP8": 448.0, "W4A8_AWQ": 448.0, "W8A8_SQ_PER_CHANNEL": 127.0, "NVFP4": 6.0 * 448.0}
+_KV_BOUNDS = {"FP8": 448.0, "INT8": 127.0}
 _ROUNDING = 1e-4
 # Calibration text and reference tokens differ; factors within these are no sign of anything.
 _CLIPS, _WASTES = 4.0, 1 / 64
@@ -29,6 +32,28 @@ def check_calibrated(
                 f"covers activations up to {covered:.6g}, calibrated were {max(known):.6g}: the scale is"
                 f" {covered / max(known):.4g} times what it should be",
             )
+
+
+def check_kv_scales(
+    architecture: Architecture, shards: Sequence[Shard], input_amax: Mapping[str, float]
+) -> Iterator[Finding]:
+    """KV cache scales against each other and, where the reference has them, against what was calibrated."""
+    bound = _KV_BOUNDS.get(architecture.quantization.kv_cache_algo or "")
+    for index, shard in enumerate(shards):
+        rank = rank_of(architecture, index)
+        for layer in range(rank.num_layers if bound else 0):
+            prefix = f"transformer.layers.{layer}.attention"
+            k, v, both = (float(as_float32(shard.tensor(f"{prefix}.{name}")).reshape(-1)[0]) for name in KV_SCALES)
+            where = f"{shard.path.name} {prefix}"
+            if both != max(k, v):
+                what = f"kv_cache_scaling_factor is {both:g}, the larger one of k's {k:g} and v's {v:g} is expected"
+                yield error("kv-scale", where, what)
+            source = f"model.layers.{rank.first_layer + layer}.self_attn"
+            for name, scale, key in (("k", k, f"{source}{K_CACHE}"), ("v", v, f"{source}{V_CACHE}")):
+                wanted = input_amax.get(key, 0.0) / bound if bound else 0.0
+                if wanted and abs(scale / wanted - 1) > _ROUNDING:
+                    what = f"is {scale:g}, calibrated was {wanted:g}: {scale / wanted:.4g} times what it should be"
+                    yield error("kv-scale", f"{where}.{name}_cache_scaling_factor", what)
 
 
 def suspicious_scales(

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipstream.quantize.hf_model import quiet
-from slipstream.quantize.verify.logits import INPUT_AMAX
+from slipstream.quantize.verify.logits import INPUT_AMAX, K_CACHE, V_CACHE
 from slipstream.trtllm_checkpoint.shard import Array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAMPLES, TOKENS, SEED = 2, 24, 0
+RECORDED = {"input_quantizer": "", "k_bmm_quantizer": K_CACHE, "v_bmm_quantizer": V_CACHE}
 
 
 def write_reference(model: PreTrainedModel, recipe: str, path: Path) -> None:
-    """Write `input_ids`, `logits`, `hidden_states` and each linear layer's `input_amax` of `model`, in float32.
+    """Write `input_ids`, `logits`, `hidden_states` and the `input_amax` of linear layers and KV caches, in float32.
 
     input_ids [samples, tokens]; logits [samples, tokens, vocabulary]; hidden_states [layers + 1, samples, tokens,
     hidden]: what goes into each layer, and last what goes into lm_head.
@@ -45,9 +46,10 @@ def write_reference(model: PreTrainedModel, recipe: str, path: Path) -> None:
         "hidden_states": torch.stack([states.float().cpu() for states in computed.hidden_states]).numpy(),
     }
     for name, module in model.named_modules():
-        if name.endswith(".input_quantizer") and module.is_enabled and module.amax is not None:
+        recorded = RECORDED.get(name.rpartition(".")[2])
+        if recorded is not None and module.is_enabled and module.amax is not None:
             amax = module.amax.detach().float().cpu().reshape(-1).numpy()
-            tensors[f"{name.removesuffix('.input_quantizer')}{INPUT_AMAX}"] = amax
+            tensors[f"{name.rpartition('.')[0]}{recorded}{INPUT_AMAX}"] = amax
     _write(path, tensors, {"modelopt": version("nvidia-modelopt"), "recipe": recipe})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -73,7 +75,9 @@ def verification_rows(smollm2: Path, recipes: Path, report: Reporter) -> Iterato
             (models[model] / "tokenizer.json").write_text(json.dumps(_byte_tokenizer()), encoding="utf-8")
         for number, case in enumerate(cases()):
             recipe = quick(load_recipe(case.recipe, recipes))
-            yield _row(case, models[case.model], recipe, folder / str(number), report)
+            out = folder / str(number)
+            yield _row(case, models[case.model], recipe, out, report)
+            shutil.rmtree(out)
 
 
 def quick(recipe: Recipe) -> Recipe:
@@ -103,6 +107,8 @@ def _row(case: Case, model: Path, recipe: Recipe, out: Path, report: Reporter) -
         )
     except SlipstreamError as refusal:
         return Row(case=case, refused=refusal.message, verification=None)
+    finally:
+        gc.collect()  # quantizers hold their model in cycles
     return Row(
         case=case,
         refused=None,
