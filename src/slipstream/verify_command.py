@@ -55,7 +55,10 @@ def _pair(context: Context, draft: DraftSpec) -> Speculation:
     from slipstream.quantize.speculation import Member, measure_speculation
 
     recipes = recipes_directory(context.root)
-    text = load_recipe(context.spec.quantization.recipe, recipes).evaluation_text
+    recipe = load_recipe(context.spec.quantization.recipe, recipes)
+    evaluation = recipe.settings.evaluation
+    is_plain_text = evaluation is not None and evaluation.text is not None
+    text = recipe.evaluation_text if is_plain_text else None
     held_out = text or (recipes.parent / "calibration" / "held_out.txt").read_text(encoding="utf-8")
     target = Member(checkpoint=context.workspace.checkpoint, model=context.workspace.model)
     other = Member(checkpoint=context.workspace.draft.checkpoint, model=context.workspace.draft.model)

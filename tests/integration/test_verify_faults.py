@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from slipstream.formats import Method
+from slipstream.formats import KvCache, Method
 from slipstream.progress import silent
 from slipstream.quantize.verify.check import verify_checkpoint
+from slipstream.quantize.verify.layout import KV_SCALES
 from slipstream.quantize.verify.text import verification_text
 from tests.integration.verify_checkpoints import Make, Planted, Tensors, checkpoints, errors, found, models, plant
 
@@ -114,6 +115,65 @@ def test_a_wrong_scale_is_named_with_its_factor(
     finding = found(verification, "wrong-scale")
     assert finding.where == "rank0.safetensors transformer.layers.0.mlp.fc.weight (fc)"
     assert what in finding.what
+
+
+@pytest.mark.parametrize(("method", "kv"), [("fp8", "fp8"), ("int8_wo", "int8")])
+@pytest.mark.parametrize("scales", [KV_SCALES, KV_SCALES[:1]], ids=["all", "k"])
+def test_a_wrong_kv_cache_scale_is_named(
+    plant: Callable[..., Planted],
+    models: Callable[[str], Path],
+    method: Method,
+    kv: KvCache,
+    scales: Sequence[str],
+) -> None:
+    def double(tensors: Tensors) -> None:
+        for name in scales:
+            tensors[f"transformer.layers.1.attention.{name}"] *= 2
+
+    planted = plant(method, kv=kv, tp=2)
+    for rank in (0, 1):
+        planted.change(rank, double)
+    finding = found(planted.verified(models("llama")), "kv-scale")
+    assert "transformer.layers.1.attention" in finding.where
+
+
+def test_a_wrong_second_scale_is_named(plant: Callable[..., Planted], models: Callable[[str], Path]) -> None:
+    planted = plant("w4a8_awq", tp=2)
+    name = "transformer.layers.0.mlp.proj.weights_scaling_factor_2"
+    for rank in (0, 1):
+        planted.change(rank, lambda tensors: tensors[name].mul_(4))
+    finding = found(planted.verified(models("llama")), "wrong-scale")
+    assert name in finding.where
+    assert "4 times what it should be" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("dtype", "float8", "dtype is 'float8'"),
+        ("mapping", {"world_size": 7, "tp_size": 2, "pp_size": 1}, "mapping.world_size is 7"),
+        ("mapping", {"world_size": 2, "tp_size": 2, "pp_size": 1, "moe_ep_size": 4}, "mapping.moe_ep_size is 4"),
+        ("quantization", {"quant_algo": "FP8", "scale_of_everything": 1}, "quantization.scale_of_everything is 1"),
+    ],
+)
+def test_a_config_that_tensorrt_llm_would_refuse_is_a_finding(
+    plant: Callable[..., Planted], models: Callable[[str], Path], key: str, value: object, named: str
+) -> None:
+    planted = plant("fp8", tp=2)
+    planted.configure(lambda config: config.update({key: value}))
+    assert named in found(planted.verified(models("llama")), "config").what
+
+
+def test_a_tensor_of_another_type_on_every_rank_is_a_finding(
+    plant: Callable[..., Planted], models: Callable[[str], Path]
+) -> None:
+    planted = plant("none", tp=2)
+    for rank in (0, 1):
+        planted.change(
+            rank,
+            lambda tensors: tensors.update({"transformer.ln_f.weight": tensors["transformer.ln_f.weight"].double()}),
+        )
+    found(planted.verified(models("llama")), "wrong-dtype")
 
 
 def test_one_wrong_scale_of_many_is_named(plant: Callable[..., Planted], models: Callable[[str], Path]) -> None:

@@ -66,6 +66,9 @@ def test_a_setting_that_cannot_work_is_a_spec_error(tmp_path: Path, settings: di
     ("config", "message"),
     [
         ({"architectures": ["Phi3ForCausalLM"]}, "Phi3ForCausalLM is not supported"),
+        ({"rope_parameters": {"rope_theta": 500000.0}}, "how transformers 5 writes the rotary settings"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is of type 'yarn'"),
         ({"architectures": None}, "architectures is None"),
         ({"num_attention_heads": "8"}, "num_attention_heads is '8'"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantized already \(gptq\)"),

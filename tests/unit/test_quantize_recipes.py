@@ -93,6 +93,22 @@ def test_a_wrong_field_is_named(recipes: Path, fields: dict[str, Any], message: 
         changed(recipes, **fields)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("method: fp8", "method is given twice"),
+        ("alpha: 2026-99-99", "cannot be read as timestamp"),
+        ("exclude: &a [*a]", "the alias"),
+        ("exclude: " + "[" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_yaml_reads_otherwise_than_it_looks_is_refused(recipes: Path, line: str, message: str) -> None:
+    path = recipes / "int8_wo.yaml"
+    path.write_text(path.read_text() + "\n" + line + "\n")
+    with pytest.raises(SpecError, match=message):
+        load_recipe("int8_wo", recipes)
+
+
 def test_what_a_checkpoint_depends_on_holds_the_texts(recipes: Path) -> None:
     before = load_recipe("int8_wo", recipes).inputs()
     with (recipes.parent / "calibration" / "calibration.txt").open("a") as text:

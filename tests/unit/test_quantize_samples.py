@@ -55,6 +55,17 @@ def test_jsonl_is_read_line_by_line_by_its_field() -> None:
     assert text_of(found) in "one two three four five six seven eight"
 
 
+def test_a_line_may_hold_separators_that_are_no_line_ends() -> None:
+    found = of_lines('{"text": "one two three\u2028four five six seven"}')
+    assert [len(sample) for sample in found] == [8]
+
+
+@pytest.mark.parametrize("line", ['{"text": "\\ud800"}', "[" * 100_000], ids=["surrogate", "nested"])
+def test_a_line_that_is_no_text_is_named(line: str) -> None:
+    with pytest.raises(SpecError, match="line 1: is not JSON"):
+        of_lines(line)
+
+
 def test_paragraphs_go_through_the_chat_template() -> None:
     settings = Calibration(text="t", samples=1, tokens_per_sample=40, chat_template=True)
     found = text_of(calibration_samples(byte_level(), "Good morning.\n\nGood evening.\n\n" * 9, settings, TEMPLATE))

@@ -25,7 +25,7 @@ from slipstream.quantize.verify.logits import (
     read_reference,
     tolerance,
 )
-from slipstream.quantize.verify.ranges import check_calibrated, check_kv_scales, suspicious_scales
+from slipstream.quantize.verify.ranges import check_calibrated, check_kv_scales, check_second_scales, suspicious_scales
 from slipstream.quantize.verify.source import SourceModel
 from slipstream.quantize.verify.source_config import check_config
 from slipstream.quantize.verify.tensors import check_tensors
@@ -108,6 +108,7 @@ def _check_numbers(
     calibrated = reference.input_amax if reference else {}
     known.findings += check_calibrated(architecture, shards, calibrated)
     known.findings += check_kv_scales(architecture, shards, calibrated)
+    known.findings += check_second_scales(architecture, shards)
     _run(known, checkpoint, architecture, reference, source, report, device)
     _judge(known, architecture, shards, reference)
 

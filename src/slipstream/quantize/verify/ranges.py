@@ -1,13 +1,17 @@
-"""Activation scales: against what was calibrated where the reference says so, else against what was seen in the run."""
+"""Scales that no weight shows: of activations, KV caches and W4A8's FP8 step, against what they have to be."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from slipstream.quantize.verify.findings import Finding, error, warning
 from slipstream.quantize.verify.layout import KV_SCALES
 from slipstream.quantize.verify.logits import K_CACHE, V_CACHE
 from slipstream.trtllm_checkpoint.config import Architecture, QuantAlgo
+from slipstream.trtllm_checkpoint.packing import scaled_by_group, unpack_int4
 from slipstream.trtllm_checkpoint.ranks import Linear, linears_of_layer, rank_of
 from slipstream.trtllm_checkpoint.shard import Shard, as_float32
 
@@ -54,6 +58,28 @@ def check_kv_scales(
                 if wanted and abs(scale / wanted - 1) > _ROUNDING:
                     what = f"is {scale:g}, calibrated was {wanted:g}: {scale / wanted:.4g} times what it should be"
                     yield error("kv-scale", f"{where}.{name}_cache_scaling_factor", what)
+
+
+def check_second_scales(architecture: Architecture, shards: Sequence[Shard]) -> Iterator[Finding]:
+    """W4A8's weights_scaling_factor_2 maps a layer's largest weight, on whichever rank, to FP8's largest number."""
+    largest: dict[tuple[int, str], float] = defaultdict(float)
+    stored: list[tuple[Shard, tuple[int, str], float]] = []
+    for index, shard in enumerate(shards):
+        rank = rank_of(architecture, index)
+        for layer in range(rank.num_layers):
+            for linear in linears_of_layer(architecture, rank, layer):
+                name = f"{linear.name}.weights_scaling_factor_2"
+                if linear.algo == "W4A8_AWQ" and linear.experts is None and name in shard.entries:
+                    codes = unpack_int4(shard.tensor(f"{linear.name}.weight"))
+                    weights = scaled_by_group(codes, shard.tensor(f"{linear.name}.weights_scaling_factor"))
+                    key = (rank.first_layer, name)  # layers are numbered within a stage
+                    largest[key] = max(largest[key], float(np.abs(weights).max()))
+                    stored.append((shard, key, float(as_float32(shard.tensor(name)).reshape(-1)[0])))
+    for shard, key, found in stored:
+        wanted = largest[key] / _BOUNDS["W4A8_AWQ"]
+        if abs(found / wanted - 1) > _ROUNDING:
+            what = f"is {found:g}, the largest weight asks for {wanted:g}: {found / wanted:.4g} times what it should be"
+            yield error("wrong-scale", f"{shard.path.name} {key[1]}", what)
 
 
 def suspicious_scales(
