@@ -77,17 +77,17 @@ def _serve_until_told(context: Context, request: Request, question: str | None) 
             stack.enter_context(serving(workspace.run, spec.name))
         with reporting("triton") as report:
             deployment = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
-        where = deployment.server.endpoints
-        finished("triton", f"ready, a token came out  gRPC {where.grpc}", time.monotonic() - started)
-        if question is not None:
-            print(f"› {question}", file=sys.stderr, flush=True)
-            _talk(workspace, where.grpc, question, max_tokens=128)
-            if not _has_terminal():
-                return
-        state = read_state(workspace.run)
-        if state is not None:
-            _announce(state, request)
-        with suppress(KeyboardInterrupt):  # from here on, being told to stop is the normal end
+        with suppress(KeyboardInterrupt):  # from the first token on, being told to stop is the normal end
+            grpc = deployment.server.endpoints.grpc
+            finished("triton", f"ready, a token came out  gRPC {grpc}", time.monotonic() - started)
+            if question is not None:
+                print(f"› {question}", file=sys.stderr, flush=True)
+                _talk(workspace, grpc, question, max_tokens=128)
+                if not _has_terminal():
+                    return
+            state = read_state(workspace.run)
+            if state is not None:
+                _announce(state, request)
             supervise(deployment, _log)
 
 

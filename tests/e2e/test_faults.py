@@ -73,7 +73,9 @@ def test_a_killed_process_is_replaced_and_its_requests_are_answered(detached: De
             next(stream)
         in_flight: list[Future[object]] = [pool.submit(stream.finish) for stream in streams]
         victim.kill()
-        failures = [future.exception(RECOVERY_LIMIT_S) for future in in_flight]
+        outcomes = [future.exception(RECOVERY_LIMIT_S) for future in in_flight]
+        failures = [outcome for outcome in outcomes if outcome is not None]  # a text may have ended before the kill
+        assert failures
         assert all(isinstance(failure, SlipstreamError) for failure in failures), failures
         assert not any("not complete within" in str(failure) for failure in failures), failures
     wait_for_service(detached.grpc)
