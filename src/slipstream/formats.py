@@ -287,11 +287,6 @@ def format_for(method: str) -> Format:
     return found
 
 
-def format_of_quant_algo(quant_algo: str | None) -> Format | None:
-    """The entry that a checkpoint's `quant_algo` belongs to; None for one that no recipe writes."""
-    return next((entry for entry in FORMATS.values() if entry.quant_algo == quant_algo), None)
-
-
 def refused_name(name: str) -> Refusal | None:
     """What to say of a name that people try and that is no recipe; None for a name that means nothing."""
     plain = "".join(letter for letter in name.lower() if letter.isalnum())

@@ -10,7 +10,7 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served, serve_copy
-from tests.integration.triton_calls import PROMPT, infer, inputs, prompt_of, text, wait_for_active
+from tests.integration.triton_calls import PROMPT, active_requests, infer, inputs, prompt_of, text, wait_for_active
 
 ENGINE = "tensorrt_llm"
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
@@ -92,3 +92,4 @@ def test_a_client_that_goes_away_frees_the_engine(served_whole: Served, prompt: 
     wait_for_active(served_whole, 1)
     pending.cancel()
     wait_for_active(served_whole, 0)
+    assert active_requests(served_whole) == 0  # and not by reaching its 1500 tokens: the wait is shorter than that

@@ -10,7 +10,16 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served
-from tests.integration.triton_calls import PROMPT, Stream, ask, prompt_of, text, token_ids, wait_for_active
+from tests.integration.triton_calls import (
+    PROMPT,
+    Stream,
+    active_requests,
+    ask,
+    prompt_of,
+    text,
+    token_ids,
+    wait_for_active,
+)
 
 ENGINE = "tensorrt_llm"
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
@@ -124,6 +133,7 @@ def test_a_client_that_goes_away_frees_the_engine(
     stream.next()  # before the first token the ensemble cannot notice
     stream.close()
     wait_for_active(served, 0)
+    assert active_requests(served) == 0  # and not by reaching its 1500 tokens: the wait is shorter than that
 
 
 def test_a_stop_request_ends_the_request_of_its_id_and_no_other(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from slipstream.formats import KvCache, Method
 from slipstream.progress import silent
 from slipstream.quantize.verify.check import verify_checkpoint
-from slipstream.quantize.verify.layout import KV_SCALES
 from slipstream.quantize.verify.text import verification_text
+from slipstream.trtllm_checkpoint.config import KV_SCALES
 from tests.integration.verify_checkpoints import Make, Planted, Tensors, checkpoints, errors, found, models, plant
 
 __all__ = ["checkpoints", "models", "plant"]  # fixtures
@@ -173,7 +173,9 @@ def test_a_tensor_of_another_type_on_every_rank_is_a_finding(
             rank,
             lambda tensors: tensors.update({"transformer.ln_f.weight": tensors["transformer.ln_f.weight"].double()}),
         )
-    found(planted.verified(models("llama")), "wrong-dtype")
+    finding = found(planted.verified(models("llama")), "wrong-dtype")
+    assert finding.where == "rank0.safetensors transformer.ln_f.weight"
+    assert "is F64, the format stores F16" in finding.what
 
 
 def test_one_wrong_scale_of_many_is_named(plant: Callable[..., Planted], models: Callable[[str], Path]) -> None:

@@ -14,7 +14,6 @@ from slipstream.formats import (
     KvCache,
     Method,
     format_for,
-    format_of_quant_algo,
     kv_effect,
     kv_problem,
     methods_for,
@@ -103,11 +102,6 @@ def test_the_next_recipe_runs_on_the_same_gpu() -> None:
 
 def test_bits_per_weight_count_the_scales() -> None:
     assert [format_for(name).bits_per_weight for name in ("none", "int8_wo", "nvfp4")] == [16, 8, 4.5]
-
-
-def test_a_quant_algo_is_found_again() -> None:
-    assert all(format_of_quant_algo(entry.quant_algo) is entry for entry in FORMATS.values())
-    assert format_of_quant_algo("W4A16_GPTQ") is None
 
 
 @pytest.mark.parametrize(

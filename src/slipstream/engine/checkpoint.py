@@ -12,7 +12,7 @@ import numpy as np
 from slipstream.engine.architecture import matches_any
 from slipstream.engine.quantize_rows import quantize_rows
 from slipstream.errors import SlipstreamError
-from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.config import KV_SCALES, Architecture
 from slipstream.trtllm_checkpoint.linear import (
     PARTS,
     REPLICATED,
@@ -25,7 +25,6 @@ from slipstream.trtllm_checkpoint.linear import (
 from slipstream.trtllm_checkpoint.shard import Array, Shard, as_float32
 
 T = TypeVar("T")
-KV_SCALES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
 
 
 class Checkpoint:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from slipstream.plan.calibration import Calibration, Interval
-from slipstream.plan.cases import Case, active_requests, columns
+from slipstream.plan.cases import Case, active_requests, case_memory, columns
 from slipstream.plan.catalogue import Gpu, Model
 from slipstream.plan.cost import breakdown, step_seconds
 from slipstream.plan.formats import KV_FORMATS, WEIGHT_FORMATS, KvFormat, WeightFormat
 from slipstream.plan.inputs import PlanInput
-from slipstream.plan.memory import GpuMemory, Limits, Parallelism, gpu_memory
+from slipstream.plan.memory import GpuMemory, Parallelism
 
 # Of what is free after weights and activations; TensorRT-LLM's own default.
 KV_FRACTION = 0.9
@@ -117,24 +117,6 @@ def evaluate(cases: Sequence[Case], plan: PlanInput, known: Calibration) -> list
     ]
 
 
-def case_memory(case: Case) -> GpuMemory:
-    """The memory table of a case at its batch."""
-    limits = Limits(
-        max_batch_size=case.max_batch_size,
-        max_num_tokens=case.max_num_tokens,
-        max_seq_len=int(case.input_tokens + case.output_tokens),
-    )
-    return gpu_memory(
-        case.model.shape,
-        case.gpu,
-        weights=case.weights,
-        kv=case.kv,
-        split=case.split,
-        limits=limits,
-        kv_fraction=case.kv_fraction,
-    )
-
-
 def _batches(case: Case) -> Iterable[int]:
     most = active_requests(case)
     return sorted({batch for batch in (*_BATCHES, most) if case.split.pp <= batch <= most})
@@ -174,7 +156,7 @@ def _candidate(
     replicas = _replicas(plan, speed, batch, most)
     return Candidate(
         case=case,
-        memory=case_memory(case),
+        memory=case_memory(case, batch),
         batch=batch,
         replicas=replicas,
         gpus=replicas * case.split.gpus,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slipstream.plan.catalogue import Gpu, Model
 from slipstream.plan.formats import KvFormat, WeightFormat
-from slipstream.plan.memory import Limits, Parallelism, gpu_memory, kv_bytes, requests_in_kv, weight_bytes
+from slipstream.plan.memory import GpuMemory, Limits, Parallelism, gpu_memory, kv_bytes, requests_in_kv, weight_bytes
 from slipstream.plan.shape import ModelShape
 
 Floats = NDArray[np.float64]
@@ -99,12 +99,14 @@ def active_requests(case: Case) -> int:
     return int(min(_held(case, min(batch, max(first, 1)) / ranks), batch))
 
 
-def _held(case: Case, max_batch_size: float) -> int:
-    tokens = case.input_tokens + case.output_tokens
+def case_memory(case: Case, max_batch_size: float) -> GpuMemory:
+    """The memory table of a case with so many requests at once."""
     limits = Limits(
-        max_batch_size=math.ceil(max_batch_size), max_num_tokens=case.max_num_tokens, max_seq_len=math.ceil(tokens)
+        max_batch_size=math.ceil(max_batch_size),
+        max_num_tokens=case.max_num_tokens,
+        max_seq_len=math.ceil(case.input_tokens + case.output_tokens),
     )
-    memory = gpu_memory(
+    return gpu_memory(
         case.model.shape,
         case.gpu,
         weights=case.weights,
@@ -113,6 +115,11 @@ def _held(case: Case, max_batch_size: float) -> int:
         limits=limits,
         kv_fraction=case.kv_fraction,
     )
+
+
+def _held(case: Case, max_batch_size: float) -> int:
+    tokens = case.input_tokens + case.output_tokens
+    memory = case_memory(case, max_batch_size)
     return requests_in_kv(case.model.shape, memory, case.kv, case.split, tokens)
 
 

@@ -25,6 +25,11 @@ QUANT_ALGOS: tuple[QuantAlgo, ...] = get_args(QuantAlgo)
 KV_CACHE_ALGOS: tuple[KvCacheAlgo, ...] = get_args(KvCacheAlgo)
 DEFAULT_GROUP_SIZE = 128  # of QuantConfig in tensorrt_llm/models/modeling_utils.py
 NVFP4_BLOCK_SIZE = 16
+KV_SCALES = (
+    "k_cache_scaling_factor",
+    "v_cache_scaling_factor",
+    "kv_cache_scaling_factor",
+)  # of an attention, where the KV cache is quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

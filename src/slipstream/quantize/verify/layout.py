@@ -10,12 +10,11 @@ import numpy as np
 
 from slipstream.errors import SlipstreamError
 from slipstream.quantize.verify.findings import Finding, Kind, error, warning
-from slipstream.trtllm_checkpoint.config import Architecture
+from slipstream.trtllm_checkpoint.config import KV_SCALES, Architecture
 from slipstream.trtllm_checkpoint.ranks import Linear, Rank, linears_of_layer, rank_of, vocabulary_rows
 from slipstream.trtllm_checkpoint.shard import Shard, as_float32
 
 FLOATS = ("F16", "BF16", "F32")
-KV_SCALES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
 _WEIGHT_TYPES = {
     None: FLOATS,
     "W8A16": FLOATS,

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from slipstream.quantize.verify.findings import Finding, error, warning
-from slipstream.quantize.verify.layout import KV_SCALES
 from slipstream.quantize.verify.logits import K_CACHE, V_CACHE
-from slipstream.trtllm_checkpoint.config import Architecture, QuantAlgo
+from slipstream.trtllm_checkpoint.config import KV_SCALES, Architecture, QuantAlgo
 from slipstream.trtllm_checkpoint.packing import scaled_by_group, unpack_int4
 from slipstream.trtllm_checkpoint.ranks import Linear, linears_of_layer, rank_of
 from slipstream.trtllm_checkpoint.shard import Shard, as_float32
