@@ -83,7 +83,7 @@ def test_a_typo_is_refused_with_the_line_and_the_nearest_field(root: Path, tmp_p
         ("engine.max_batch_size=many", "found 'many'"),
         ("engine.max_batch_size=true", "found True"),
         ("engine.max_input_len=4000", "the limit is max_seq_len - 1 = 2047"),
-        ("engine.target=cuda", "'openvino' or 'tensorrt_llm'"),
+        ("engine.target=cuda", "'openvino', 'tensorrt_llm' or 'llmapi'"),
         ("runtime.ports=none", "'auto'"),
         ("runtime.ports.http=8001", "must differ"),
         ("runtime.kv_cache_free_gpu_mem_fraction=.nan", "finite"),

@@ -1,0 +1,51 @@
+"""The deployment spec: the only place where a fact about a deployment is written.
+
+`deployments/NAME.yaml` is read once, at the edge, into a frozen `DeploymentSpec`; nothing inside reads YAML again.
+Settings are grouped by what a change of one of them costs:
+
+========================  =====================================================================
+`model`, `quantization`   the checkpoint is made again, and everything after it
+`engine`                  the engine is compiled again (tp_size and pp_size: the checkpoint too)
+`runtime`                 the model repository is rendered again and the models are reloaded
+`gateway`                 a rolling restart of the gateway
+`hardware`                nothing: what the rest is checked against before it is paid for
+========================  =====================================================================
+
+Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched.
+"""
+
+from slipstream.spec.deployment import DeploymentSpec, GatewaySpec
+from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
+from slipstream.spec.groups import (
+    Dtype,
+    Execution,
+    Group,
+    HardwareSpec,
+    KvCacheFormat,
+    ModelSpec,
+    QuantizationSpec,
+    Target,
+)
+from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, TensorrtLlmSpec
+
+__all__ = [
+    "DeploymentSpec",
+    "DraftSpec",
+    "Dtype",
+    "EngineSpec",
+    "Execution",
+    "GatewaySpec",
+    "Group",
+    "HardwareSpec",
+    "KvCacheFormat",
+    "LlmApiSpec",
+    "LoraSpec",
+    "ModelSpec",
+    "PortsSpec",
+    "QuantizationSpec",
+    "RuntimeSpec",
+    "SpeculationSpec",
+    "Target",
+    "TensorrtLlmSpec",
+    "TrtllmBuildSpec",
+]
