@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml in a fresh environment and writes requirements/run.txt and requirements/dev.txt.
+# Resolves pyproject.toml in fresh environments and writes requirements/run.txt, dev.txt and serve.txt.
 # torch's local version (+cpu) is dropped: pip takes the CPU build where one is offered to it.
 set -euo pipefail
 python=${1:-python3.11}
@@ -16,3 +16,8 @@ header="# Written by build_scripts/lock.sh ($("$python" --version)); do not edit
 { echo "$header"; freeze; } > "$root/requirements/run.txt"
 "${pip[@]}" install --quiet --requirement "$root/requirements/run.txt" "$root[dev]"
 { echo "$header"; echo "-r run.txt"; freeze | grep -vxFf "$root/requirements/run.txt"; } > "$root/requirements/dev.txt"
+
+# What Slipstream itself needs, without quantizing and the embedded target: for the Triton image, in versions of run.txt.
+"$python" -m venv --clear "$environment"
+"${pip[@]}" install --quiet --constraint "$root/requirements/run.txt" "$root"
+{ echo "$header"; freeze; } > "$root/requirements/serve.txt"

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from slipstream import __version__, commands, plan_commands, serving_commands, verify_command
+from slipstream import __version__, commands, gpu_commands, plan_commands, serving_commands, verify_command
 from slipstream.commands import Request
 from slipstream.errors import SlipstreamError
+from slipstream.serve.ports import LOOPBACK, Address
 
 app = typer.Typer(
     name="slipstream",
@@ -31,6 +32,9 @@ plan_commands.register(app)
 Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="A name under deployments/, or a path.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field; repeatable.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Artifacts of this deployment. Default: build/NAME.")]
+Listen = Annotated[
+    Address, typer.Option(metavar="IP", help="What Triton listens on: 127.0.0.1, or 0.0.0.0 inside a container.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -96,9 +100,15 @@ def render(
 
 
 @app.command()
-def serve(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
+def serve(
+    deployment: Deployment,
+    sets: Sets = None,
+    out: Out = None,
+    json: Json = False,
+    address: Listen = LOOPBACK,
+) -> None:
     """Serve what has been built, until interrupted."""
-    serving_commands.serve(Request(deployment, sets or [], out, json))
+    serving_commands.serve(Request(deployment, sets or [], out, json), address)
 
 
 @app.command()
@@ -111,11 +121,44 @@ def up(
     ask: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Stream a reply first; without a terminal, stop after it.")
     ] = None,
+    address: Listen = LOOPBACK,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every command, file and the memory of each GPU; run nothing.")
+    ] = False,
 ) -> None:
     """Run every stage that is due, then serve."""
+    if dry_run:
+        gpu_commands.show_dry_run(Request(deployment, sets or [], out, json))
+        return
     if ask is not None and json:
         raise typer.BadParameter("--ask prints a reply and --json an object: give one of them")
-    serving_commands.up(Request(deployment, sets or [], out, json), detach=detach, question=ask)
+    serving_commands.up(Request(deployment, sets or [], out, json), address, detach=detach, question=ask)
+
+
+@app.command()
+def doctor(
+    deployment: Annotated[str | None, typer.Argument(metavar="[DEPLOYMENT]", help="A name or a path.")] = None,
+    sets: Sets = None,
+    out: Out = None,
+    json: Json = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also vulnerabilities that clients cannot reach.")] = False,
+) -> None:
+    """Say what would go wrong with this machine, these versions and a deployment; exit 1 when it is blocked."""
+    request = Request(deployment, sets or [], out, json) if deployment else None
+    sys.exit(gpu_commands.doctor(request, as_json=json, everything=everything))
+
+
+@app.command()
+def migrate(
+    deployment: Deployment,
+    sets: Sets = None,
+    json: Json = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The new deployment. Default: deployments/NAME-llmapi.yaml.")
+    ] = None,
+) -> None:
+    """Turn a deployment with engines into one of the LLM API, and list what changes."""
+    gpu_commands.migrate(Request(deployment, sets or [], None, json), out)
 
 
 @app.command()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slipstream import artifacts
 from slipstream.errors import SlipstreamError
-from slipstream.pipeline import Context, Outcome, Stage, is_current, refuse_unbuildable, run_stage, stages_for
+from slipstream.pipeline import Context, Outcome, Stage, is_current, run_stage, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace, find_root
 from slipstream.serve.state import already_served, read_state
+from slipstream.spec import DeploymentSpec
 from slipstream.spec_file import deployment_names, load_deployment, schema_text
 from slipstream.summaries import summarize
 
@@ -33,18 +35,21 @@ class Request:
 def make(request: Request, verb: str) -> None:
     """Run the stages of one verb."""
     context = open_context(request)
-    if verb == "build":
-        refuse_unbuildable(context.spec)
     stages = [stage for stage in stages_for(context.spec) if stage.verb == verb]
+    if verb == "build" and stages:
+        refuse_without_tools(context.spec)
     for stage in stages:
         stage.dependencies(context)  # a recipe that does not exist is refused before a model is fetched
+    if not stages:
+        finished(verb, f"target {context.spec.engine.target} has nothing to {verb}", None)
     with artifacts.locked(context.workspace.lock):
         outcomes = [run_and_tell(stage, context) for stage in stages]
     if request.as_json:
         made = {outcome.stage: _as_json(outcome) for outcome in outcomes}
-        # The last is what the verb is for; of a pair, the target's, with the draft's beside it.
-        result = made.get("checkpoint", _as_json(outcomes[-1]))
-        draft = made.get("draft/checkpoint")
+        # What the verb is for; of a pair, the target's, with the draft's beside it.
+        name = {"quantize": "checkpoint", "build": "engine", "render": "model_repository"}[verb]
+        result = made.get(name) or next(reversed(made.values()), {"stage": name, "path": None})
+        draft = made.get(f"draft/{name}")
         print_json(result | ({"draft": draft} if draft else {}))
 
 
@@ -79,6 +84,17 @@ def open_context(request: Request) -> Context:
     root = find_root(Path.cwd())
     spec = load_deployment(request.deployment, request.sets, root=root)
     return Context(spec=spec, root=root, workspace=open_workspace(request.out, root, spec.name))
+
+
+def refuse_without_tools(spec: DeploymentSpec) -> None:
+    """Raise, before anything is fetched, where this machine cannot compile or serve what `spec` targets."""
+    target = spec.engine.target
+    needed = {"tensorrt_llm": "trtllm-build", "llmapi": "trtllm-llmapi-launch"}.get(target)
+    if needed is not None and shutil.which(needed) is None:
+        raise SlipstreamError(
+            f"engine.target is {target}: {needed}, which comes with TensorRT-LLM, is not on this machine's PATH",
+            mend=f"run it in the container (docker/README.md); slipstream up {spec.name} --dry-run shows every command",
+        )
 
 
 def open_workspace(out: Path | None, root: Path, name: str) -> Workspace:

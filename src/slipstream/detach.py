@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
 from slipstream.project import Workspace
+from slipstream.serve.ports import Address
 from slipstream.serve.state import ServingState, read_state
 
 
-def serve_detached(workspace: Workspace, deployment: str, sets: Sequence[str], report: Reporter) -> ServingState:
+def serve_detached(
+    workspace: Workspace, deployment: str, sets: Sequence[str], address: Address, report: Reporter
+) -> ServingState:
     """Start `slipstream serve` in a session of its own; return when it serves, raise with its reason if it ends."""
     workspace.run.mkdir(parents=True, exist_ok=True)
     log = workspace.run / "serve.log"
     command = [sys.executable, "-P", "-m", "slipstream", "serve", deployment, "--out", str(workspace.directory)]
+    command += ["--address", address]
     for override in sets:
         command += ["--set", override]
     with log.open("wb") as stream:

@@ -40,7 +40,7 @@ class Format:
     weight_bits: int
     activation_bits: int
     group_sizes: tuple[int, ...]  # inputs that share a scale, the recommended size first; empty: per row or tensor
-    scale_bits_per_weight: float  # what the scales of the groups add to `weight_bits`, at the recommended size
+    scale_bits_per_weight: float  # what a group's scales add in the engine (AWQ's file: twice that), at that size
     min_sm: int  # compute capability x 10, as 89
     is_integer: bool  # integer weights, which TensorRT-LLM rejects on NO_INTEGERS
     llm_api: bool  # TensorRT-LLM's LLM API reads its unified Hugging Face export

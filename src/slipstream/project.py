@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,3 +62,36 @@ class Workspace:
     @property
     def lock(self) -> Path:
         return self.directory / ".lock"
+
+
+def pinned(root: Path, name: str) -> str:
+    """What `docker/versions.env` says `name` is."""
+    pins = pinned_versions(root)
+    if name not in pins:
+        raise SlipstreamError(f"{_pins_file(root)}: {name} is missing", mend=_TAKE_PINS)
+    return pins[name]
+
+
+def pinned_versions(root: Path) -> Mapping[str, str]:
+    """`docker/versions.env`: every image and version that the GPU path is written for."""
+    path = _pins_file(root)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SlipstreamError(f"{path}: cannot be read: {error}", mend=_TAKE_PINS) from error
+    pins = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not value.strip():
+            raise SlipstreamError(f"{path}:{number}: {line!r}, expected NAME=VALUE", mend="correct the line")
+        pins[name.strip()] = value.strip()
+    return pins
+
+
+_TAKE_PINS = "take docker/versions.env from the repository"
+
+
+def _pins_file(root: Path) -> Path:
+    return root / "docker" / "versions.env"

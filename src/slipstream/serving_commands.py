@@ -6,32 +6,44 @@ import json
 import sys
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slipstream import artifacts
-from slipstream.commands import Request, open_context, open_workspace, print_json, run_and_tell
+from slipstream.commands import (
+    Request,
+    open_context,
+    open_workspace,
+    print_json,
+    refuse_without_tools,
+    run_and_tell,
+)
 from slipstream.detach import serve_detached
-from slipstream.errors import SlipstreamError
-from slipstream.pipeline import ENGINE, REPOSITORY, Context, refuse_unbuildable, require, stages_for
+from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.pipeline import Context, require, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace, find_root
+from slipstream.serve.ports import LOOPBACK, Address
 from slipstream.serve.state import ServingState, already_served, read_state, serving
 from slipstream.serve.supervise import served, stop_served, supervise
 from slipstream.spec_file import load_deployment
 
 
-def serve(request: Request) -> None:
-    """Serve what has been built; nothing is made."""
+def serve(request: Request, address: Address) -> None:
+    """Serve what has been built on `address`; nothing is made."""
     context = open_context(request)
-    refuse_unbuildable(context.spec)
-    _serve_until_told(context, request, question=None)
+    refuse_without_tools(context.spec)
+    _refuse_open_address(context, address)
+    _serve_until_told(context, request, address, question=None)
 
 
-def up(request: Request, *, detach: bool, question: str | None) -> None:
+def up(request: Request, address: Address, *, detach: bool, question: str | None) -> None:
     """Run every stage that is due, then serve."""
     context = open_context(request)
-    refuse_unbuildable(context.spec)
+    if question is not None:
+        _refuse_mute(context.spec.name, context.spec.engine.target, decoupled=context.spec.runtime.decoupled)
+    refuse_without_tools(context.spec)
+    _refuse_open_address(context, address)
     if read_state(context.workspace.run) is not None:
         raise already_served(context.workspace.run, context.spec.name)
     with artifacts.locked(context.workspace.lock):
@@ -39,12 +51,12 @@ def up(request: Request, *, detach: bool, question: str | None) -> None:
             run_and_tell(stage, context)
     if detach:
         with reporting("triton") as report:
-            state = serve_detached(context.workspace, request.deployment, request.sets, report)
+            state = serve_detached(context.workspace, request.deployment, request.sets, address, report)
         _announce(state, request)
         if question is not None:
             _talk(context.workspace, state.triton_grpc, question, max_tokens=128)
     else:
-        _serve_until_told(context, request, question)
+        _serve_until_told(context, request, address, question)
 
 
 def down(request: Request) -> None:
@@ -66,17 +78,27 @@ def chat(request: Request, message: str | None, max_tokens: int) -> None:
     _talk(workspace, state.triton_grpc, message, max_tokens)
 
 
-def _serve_until_told(context: Context, request: Request, question: str | None) -> None:
+def _refuse_open_address(context: Context, address: Address) -> None:
+    if address != LOOPBACK and context.spec.engine.target == "openvino":
+        raise SlipstreamError(
+            f"--address {address}: the embedded Triton has vulnerabilities that no wheel mends, it stays on {LOOPBACK}",
+            mend="leave --address out; 0.0.0.0 is for a GPU container, whose ports are published on loopback",
+        )
+
+
+def _serve_until_told(context: Context, request: Request, address: Address, question: str | None) -> None:
     spec, workspace = context.spec, context.workspace
     started = time.monotonic()
     with ExitStack() as stack:
         with artifacts.locked(workspace.lock):
-            require(REPOSITORY, context, deep=True)
-            require(ENGINE, context, deep=True)
+            for stage in stages_for(spec):
+                if stage.verb != "quantize" or spec.engine.target == "llmapi":  # which loads the checkpoint itself
+                    require(stage, context, deep=True)
             # Before the lock on the artifacts is let go: nobody may replace them under a server that is starting.
             stack.enter_context(serving(workspace.run, spec.name))
         with reporting("triton") as report:
-            deployment = stack.enter_context(served(spec, workspace.model_repository, workspace.run, report))
+            repository, run = workspace.model_repository, workspace.run
+            deployment = stack.enter_context(served(spec, repository, run, report, address=address))
         with suppress(KeyboardInterrupt):  # from the first token on, being told to stop is the normal end
             grpc = deployment.server.endpoints.grpc
             finished("triton", f"ready, a token came out  gRPC {grpc}", time.monotonic() - started)
@@ -101,8 +123,10 @@ def _talk(workspace: Workspace, grpc: str, message: str | None, max_tokens: int)
     from slipstream.text.chat_template import ChatTemplate
     from slipstream.text.tokenizer import Tokenizer
 
+    rendered = _rendered(workspace)
+    _refuse_mute(rendered.name, rendered.target, decoupled=rendered.decoupled)
     template, tokenizer = ChatTemplate.load(workspace.model), Tokenizer.load(workspace.model)
-    limit = ContextLimit(tokens=_context_tokens(workspace), count_tokens=lambda text: len(tokenizer.encode(text)))
+    limit = ContextLimit(tokens=rendered.context_tokens, count_tokens=lambda text: len(tokenizer.encode(text)))
     with TritonClient(grpc) as client:
         if message is None:
             converse(client, template.render, max_tokens, sys.stdin, sys.stdout, limit=limit)
@@ -110,9 +134,44 @@ def _talk(workspace: Workspace, grpc: str, message: str | None, max_tokens: int)
             ask(client, template.render([{"role": "user", "content": message}]), max_tokens, sys.stdout)
 
 
-def _context_tokens(workspace: Workspace) -> int:
-    """Prompt and output together, as the engine was built."""
-    return int(json.loads((workspace.engine / "engine.json").read_text())["context_tokens"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    """What the served models were rendered from, as their repository's manifest says it."""
+
+    name: str
+    target: str
+    decoupled: bool
+    context_tokens: int  # prompt and output together
+
+
+def _rendered(workspace: Workspace) -> _Rendered:
+    path = workspace.model_repository / artifacts.MANIFEST
+    try:
+        fields = json.loads(path.read_bytes())["depends_on"]["fields"]
+        return _Rendered(
+            name=fields["name"],
+            target=fields["engine.target"],
+            decoupled=fields["runtime.decoupled"],
+            context_tokens=int(fields["engine.max_seq_len"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StaleArtifactError(
+            f"{path}: unreadable, the model repository is damaged", mend="stop the server and render it again"
+        ) from error
+
+
+def _refuse_mute(name: str, target: str, *, decoupled: bool) -> None:
+    """Refuse to chat with what has no model that streams text under the tensors of the ensemble."""
+    if target == "llmapi":
+        why, model, tokens = "the LLM API has no model `ensemble`", "tensorrt_llm", "sampling_param_max_tokens"
+    elif target == "tensorrt_llm" and not decoupled:
+        why, model, tokens = "runtime.decoupled is false, no reply is streamed", "tensorrt_llm_bls", "max_tokens"
+    else:
+        return
+    raise SlipstreamError(
+        f"{name}: {why}: chat and --ask need it",
+        mend=f'POST {{"text_input": "…", "{tokens}": 64}} to Triton\'s HTTP port, /v2/models/{model}/generate',
+    )
 
 
 def _announce(state: ServingState, request: Request) -> None:

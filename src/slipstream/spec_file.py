@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ SHORT_NAMES = {"engine.tp": "engine.tp_size", "engine.pp": "engine.pp_size"}
 
 _MAX_INT_BITS = 64
 _EXCERPT_CHARACTERS = 60
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _KEY_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "value"))  # name, << and =
 # What PyYAML lets through from int(), datetime.date() and its own lookups, on a value that its tag does not fit.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
@@ -226,7 +228,18 @@ def _problem(detail: Any, field: tuple[str, ...]) -> str:
         return "is required and missing"
     message = str(detail["msg"]).removeprefix("Value error, ")
     found = detail["input"]
-    return message if isinstance(found, dict | BaseModel) else f"{message}, found {found!r}"
+    if isinstance(found, dict | BaseModel):
+        return message
+    return f"{message}, found {found!r}{_writing_hint(detail['type'], found)}"
+
+
+def _writing_hint(kind: str, found: Any) -> str:
+    """What YAML makes of a value that looks right to whoever wrote it."""
+    if kind == "string_type" and isinstance(found, int | float):
+        return f": write it in quotes, '\"{found}\"'"
+    if kind in {"int_type", "float_type"} and isinstance(found, str) and _EXPONENT.fullmatch(found):
+        return ": YAML takes it for text, write it without an exponent"
+    return ""
 
 
 def _fields_at(field: Sequence[str]) -> list[str]:

@@ -25,6 +25,10 @@ def _checkpoint(facts: Mapping[str, Any]) -> str:
 
 
 def _engine(facts: Mapping[str, Any]) -> str:
+    if "rank_bytes" in facts:  # of trtllm-build
+        ranks, gpu = facts["rank_bytes"], facts["gpu"]
+        where = f"  sm_{gpu['sm']}" if gpu else ""
+        return f"{facts['target']}{where}  {len(ranks)} ranks  {sum(ranks) / 1e6:.0f} MB"
     return f"{facts['target']}  {facts['quant_algo'] or 'not quantized'}  {facts['weight_bytes'] / 1e6:.0f} MB"
 
 

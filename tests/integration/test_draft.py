@@ -13,6 +13,8 @@ from tests.conftest import ROOT, run_slipstream
 from tests.integration.tiny_models import a_recipe, save_model
 from tests.unit.small_tokenizers import byte_fallback
 
+DRAFT_LEN = 17  # more than the fewest tokens that are decoded of a text
+
 
 def a_project(root: Path, target: Path, draft: Path, recipe_of_target: str = "fp8") -> Path:
     """A project with one deployment of a pair, in float and FP8."""
@@ -31,7 +33,11 @@ def a_project(root: Path, target: Path, draft: Path, recipe_of_target: str = "fp
     pair: dict[str, Any] = yaml.safe_load((ROOT / "deployments" / "llama-3.3-70b-fp8-tp4-draft.yaml").read_text())
     pair |= {"name": "pair", "model": {"source": str(target)}, "quantization": {"recipe": recipe_of_target}}
     pair["engine"]["tp_size"] = 2
-    pair["engine"]["draft"] |= {"model": {"source": str(draft)}, "quantization": {"recipe": "none"}, "max_draft_len": 3}
+    pair["engine"]["draft"] |= {
+        "model": {"source": str(draft)},
+        "quantization": {"recipe": "none"},
+        "max_draft_len": DRAFT_LEN,
+    }
     (root / "deployments" / "pair.yaml").write_text(yaml.safe_dump(pair))
     return root
 
@@ -57,8 +63,8 @@ def test_a_pair_is_quantized_verified_and_its_acceptance_measured(model: Path, t
     assert (found["draft"]["ok"], found["draft"]["ranks"]) == (True, 2)
     acceptance = found["speculation"]["acceptance"]
     # The draft is the target: every token is accepted, and every step is as long as it can be.
-    assert (acceptance["positions"], acceptance["agreement"]) == (8 * 16, 1.0)
-    assert acceptance["tokens_per_step"] == 4
+    assert (acceptance["positions"], acceptance["agreement"]) == (8 * (DRAFT_LEN + 1), 1.0)
+    assert acceptance["tokens_per_step"] == DRAFT_LEN + 1
     assert found["speculation"]["vocabularies"] is None
 
 

@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 
 from slipstream.formats import FORMATS, KvCache, Method
 from slipstream.progress import silent
+from slipstream.quantize.architectures import read_architecture
 from slipstream.quantize.checkpoint import CheckpointReport, write_checkpoint
+from slipstream.quantize.disk_space import checkpoint_bytes
 from slipstream.quantize.hf_model import load_model
 from slipstream.quantize.modelopt_quantize import quantize_model, quantizers_of
+from slipstream.quantize.recipes import Evaluation, Limits
 from tests.integration.tiny_models import a_recipe, save_model
 
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 32, "num_hidden_layers": 2}
@@ -73,6 +76,8 @@ def test_a_checkpoint_says_its_format_and_holds_it(llama: Path, tmp_path: Path, 
     assert report.measurement is not None
     assert report.measurement.quantized_layers == 14
     assert report.measurement.perplexity_after != report.measurement.perplexity_before
+    expected = checkpoint_bytes(read_architecture(llama).shape, FORMATS[method], a_recipe(method).settings.group_size)
+    assert report.checkpoint_bytes == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (1, 2)])
@@ -171,6 +176,20 @@ def test_a_kv_cache_is_written_with_one_scale_a_layer(
         }
         assert len(found) == 1
         assert found == {1.0} if kv_cache == "fp8" else 0 < found.pop() < 1.0
+
+
+@pytest.mark.parametrize("kv_cache", ["fp8", "int8"])
+def test_a_kv_cache_alone_is_measured_and_judged(llama: Path, tmp_path: Path, kv_cache: KvCache) -> None:
+    gated = {
+        "evaluation": Evaluation(text="t", samples=2, tokens_per_sample=32),
+        "limits": Limits(max_kl=0.0, min_top1_agreement=1.0),
+    }
+    report = written(llama, tmp_path / "out", "none", kv_cache, recipe=gated)
+    assert report.measurement is not None
+    assert report.measurement.kl_mean > 0
+    assert "max_kl" in {violation.measure for violation in report.violations}
+    unchanged = written(llama, tmp_path / "auto", "none", recipe=gated)
+    assert (unchanged.measurement, unchanged.violations) == (None, ())
 
 
 # SmoothQuant's alpha, exclusions

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from slipstream.errors import SlipstreamError, SpecError
 from slipstream.formats import FORMATS, KvCache, Method
 from slipstream.progress import silent
-from slipstream.quantize.checkpoint import plan_export, write_checkpoint
+from slipstream.quantize.checkpoint import write_checkpoint
 from slipstream.quantize.hf_model import load_model
 from slipstream.quantize.measure import scales_digest
 from slipstream.quantize.modelopt_quantize import quantize_model
 from slipstream.quantize.nvfp4_cpu import fake_quantize
+from slipstream.quantize.planning import plan_export
 from slipstream.quantize.trained import TRAINED_NAME
 from slipstream.quantize.unified import check_unified, export_unified
 from tests.integration.test_quantize_recipes import SIZES, ranks_of, written

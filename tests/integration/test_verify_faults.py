@@ -11,8 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from slipstream.errors import SlipstreamError
 from slipstream.formats import KvCache, Method
 from slipstream.progress import silent
+from slipstream.quantize.memory import LIBRARIES_BYTES
+from slipstream.quantize.verify import room
 from slipstream.quantize.verify.check import verify_checkpoint
 from slipstream.quantize.verify.text import verification_text
 from slipstream.trtllm_checkpoint.config import KV_SCALES
@@ -342,6 +345,19 @@ def test_a_reference_of_another_model_is_named(plant: Callable[..., Planted]) ->
     planted = plant("fp8", tp=2)
     planted.change(0, lambda tensors: tensors["input_ids"].add_(10**6), "reference_logits.safetensors")
     assert "are not of this checkpoint" in found(planted.verified(None), "damaged-file").what
+
+
+def test_a_damaged_reference_does_not_make_a_model_fit(
+    plant: Callable[..., Planted], models: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant("fp8", tp=2)
+    planted.change(0, lambda tensors: tensors["input_ids"].add_(10**6), "reference_logits.safetensors")
+    for figure in ("RANK_BYTES", "BYTES_PER_PARAMETER_OF_A_LAYER"):
+        monkeypatch.setattr(room, figure, 0)
+    monkeypatch.setattr(room, "available_bytes", lambda: LIBRARIES_BYTES)
+    assert "are not of this checkpoint" in found(planted.verified(None), "damaged-file").what
+    with pytest.raises(SlipstreamError, match="running the unquantized model"):
+        planted.verified(models("llama"))
 
 
 def test_a_reference_without_layers_is_said_to_tell_less(plant: Callable[..., Planted]) -> None:

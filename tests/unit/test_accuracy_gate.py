@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from slipstream.formats import Method
 from slipstream.quantize.accuracy.gate import judge, rejection
 from slipstream.quantize.accuracy.report import AccuracyReport, ChoiceAccuracy, TextAccuracy
 from slipstream.quantize.accuracy.statistics import Interval
@@ -90,6 +92,22 @@ def test_a_rejection_says_what_was_found_where_it_is_kept_and_which_recipe_to_tr
     assert "max_kl is 0.1, found 0.3 on wikipedia" in error.message
     assert "kept at build/x/checkpoint.rejected" in error.message
     assert error.mend.startswith("set quantization.recipe to fp8")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "mend"),
+    [
+        ("int8_sq", {"sm": 90}, "set quantization.recipe to fp8;"),
+        ("int8_sq", {"sm": 80}, "set quantization.recipe to int8_wo;"),
+        ("nvfp4", {"sm": 100, "kv_cache": "fp8"}, "set quantization.recipe to fp8, or set quantization.kv_cache to"),
+        ("fp8", {"sm": 100}, "set quantization.recipe to none;"),
+        ("none", {"kv_cache": "fp8"}, "set quantization.kv_cache to auto;"),
+        ("none", {}, "raise the limits in the recipe;"),
+    ],
+)
+def test_the_next_step_is_one_that_helps_on_this_gpu(method: Method, settings: dict[str, Any], mend: str) -> None:
+    error = rejection(method, method, judge(a_report(kl_mean=0.3), LIMITS), Path("x"), **settings)
+    assert error.mend.startswith(mend)
 
 
 def test_the_report_is_written_with_the_increase_that_the_limits_speak_of() -> None:

@@ -146,3 +146,19 @@ def test_what_does_not_fit_is_negative_room() -> None:
     memory = gpu_memory(shape, find_gpu("L4"), weights=FP16, kv=AUTO, split=Parallelism(), limits=limits)
     assert memory.free_bytes < 0
     assert memory.kv_cache_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0, "vocab_size": 9}',
+        '{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 9, "head_dim": "x"}',
+        '{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": true}',
+        '{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 9, "num_experts": "x"}',
+    ],
+)
+def test_a_config_with_impossible_dimensions_is_one_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SlipstreamError, match=r"config\.json: "):
+        find_model(str(tmp_path))

@@ -22,14 +22,19 @@ HIDDEN, HEADS, KV_HEADS, LAYERS = 32, 4, 2, 2
 VOCAB = byte_level().vocab_size
 
 
-def a_gguf(path: Path, *, pre: str = "gpt-2", tied: bool = False, **changes: Any) -> Path:
-    """A small Llama; `changes` replace keys of the file (a dot is written as two underscores)."""
+def a_gguf(
+    path: Path, *, pre: str = "gpt-2", tied: bool = False, hidden: int = HIDDEN, layers: int = LAYERS, **changes: Any
+) -> Path:
+    """A small Llama; `changes` replace keys of the file (a dot is written as two underscores).
+
+    `hidden` and `layers` are only said to be the model's, its weights stay small.
+    """
     keys = {name.replace("__", "."): value for name, value in changes.items()}
     writer = gguf.GGUFWriter(path, keys.pop("general.architecture", "llama"))
     writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(2 * hidden)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)

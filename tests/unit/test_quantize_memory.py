@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from slipstream.errors import SlipstreamError
+from slipstream.formats import KvCache
 from slipstream.quantize import memory
 from slipstream.quantize.architectures import read_architecture
 from slipstream.quantize.calibrate import remaining, remaining_time
 from slipstream.quantize.checkpoint import write_checkpoint
-from slipstream.quantize.memory import GIB, available_bytes, check_memory, count_parameters, estimate
-from slipstream.quantize.recipes import load_recipe
+from slipstream.quantize.memory import GIB, Work, available_bytes, check_memory, count_parameters, estimate
+from slipstream.quantize.planning import estimate_run, plan_export
+from slipstream.quantize.recipes import Recipe, load_recipe
 from slipstream.quantize.sharding import ModelShape
 
 RECIPES = Path(__file__).resolve().parents[2] / "quantize" / "recipes"
@@ -46,7 +48,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(shape: ModelShape) -> list[str]:
     messages: list[str] = []
-    needed = estimate(shape, {}, method="fp8", calibration_tokens=2048, evaluation_tokens=0)
+    needed = estimate(shape, {}, work=(Work(what="calibration", quantized_tokens=2048),))
     check_memory(needed, lambda message, fraction=None: messages.append(message))
     return messages
 
@@ -86,12 +88,57 @@ def test_parameters_are_counted_from_the_config(tmp_path: Path) -> None:
     assert experts == 7 * 30 * 3 * 576 * 1536
 
 
-def test_awq_takes_longer_than_a_single_pass() -> None:
-    fp8, awq = (
-        estimate(SMOLLM2, {}, method=method, calibration_tokens=2048, evaluation_tokens=0).cpu_s
-        for method in ("fp8", "int4_awq")
-    )
-    assert awq > 2 * fp8
+@pytest.fixture
+def smollm2(tmp_path: Path) -> Path:
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B | sizes | heads | {"tie_word_embeddings": True}))
+    return tmp_path
+
+
+def work_of(model: Path, name: str, kv_cache: KvCache = "auto", **changes: object) -> dict[str, Work]:
+    recipe = load_recipe(name, RECIPES)
+    settings = recipe.settings.model_copy(update=changes)
+    changed = Recipe(settings=settings, calibration_text=None, evaluation_text=None)
+    plan = plan_export(model, recipe=changed, kv_cache=kv_cache, tp_size=1, pp_size=1, dtype="float16")
+    return {work.what: work for work in estimate_run(plan, changed).work}
+
+
+def test_awq_takes_longer_than_a_single_pass(smollm2: Path) -> None:
+    fp8, awq = (work_of(smollm2, name)["calibration"].quantized_tokens for name in ("fp8", "int4_awq"))
+    assert (fp8, awq) == (8 * 256, 3 * 8 * 256)
+
+
+def test_searches_before_the_calibration_are_part_of_the_estimate(smollm2: Path) -> None:
+    found = work_of(smollm2, "int8_sq")
+    tokens, compared = 32 * 256, 8 * 256
+    assert found["the search for outliers"].plain_tokens == tokens
+    assert found["the search among 2 alphas"].quantized_tokens == 2 * (tokens + compared)
+    assert found["the search among 2 alphas"].plain_tokens == 2 * compared
+    found = work_of(smollm2, "int8_sq", exclude_outliers=None, alpha_search=None, alpha=0.8)
+    assert list(found) == ["calibration", "evaluation"]
+
+
+def test_questions_are_part_of_the_estimate_and_of_its_basis(smollm2: Path) -> None:
+    evaluation = load_recipe("fp8", RECIPES).settings.evaluation
+    assert evaluation is not None
+    asked = work_of(smollm2, "fp8", evaluation=evaluation.model_copy(update={"choices": 500}))
+    assert asked["500 questions"].plain_tokens == asked["500 questions"].quantized_tokens > 50_000
+    basis = estimate(SMOLLM2, {}, work=tuple(asked.values())).time_basis
+    for part in ("for calibration", "for evaluation", "for 500 questions", "billion parameters x tokens a second"):
+        assert part in basis
+
+
+def test_the_time_is_the_sum_of_its_parts() -> None:
+    parts = (Work(what="a", quantized_tokens=1000), Work(what="b", plain_tokens=4000))
+    one, other, both = (estimate(SMOLLM2, {}, work=work).cpu_s for work in (parts[:1], parts[1:], parts))
+    assert both == one + other
+    assert one == pytest.approx(other)  # a pass without quantizers takes a quarter
+
+
+def test_nothing_is_measured_of_what_is_not_quantized(smollm2: Path) -> None:
+    assert work_of(smollm2, "none") == {}
+    assert list(work_of(smollm2, "none", "fp8")) == ["calibration", "evaluation"]
 
 
 def test_the_limit_of_a_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

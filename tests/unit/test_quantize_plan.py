@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 
 from slipstream.errors import SlipstreamError, SpecError
 from slipstream.quantize.architectures import read_architecture, trtllm_settings
-from slipstream.quantize.checkpoint import plan_export
 from slipstream.quantize.disk import writing_to
 from slipstream.quantize.export import ExportPlan, check_quantization, check_rotary
+from slipstream.quantize.planning import plan_export
 from slipstream.quantize.recipes import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "quantize" / "recipes"

@@ -72,7 +72,7 @@ def test_a_name_is_never_a_path(recipes: Path, name: str) -> None:
         ({"method": "int4_awq"}, "group_size is None"),
         ({"method": "w4a8_awq", "group_size": 64}, "group_size is 64, TensorRT-LLM has 128"),
         ({"method": "fp8", "calibration": None}, "calibration is needed"),
-        ({"method": "none"}, "exclude and evaluation must be left out"),
+        ({"method": "none", "exclude": ["model.layers.0.*"]}, "exclude must be left out"),
         ({"evaluation": None}, "limits are given"),
         ({"limits": {"max_kl": -1}}, "limits.max_kl"),
         ({"limits": {"min_top1_agreement": 2}}, "limits.min_top1_agreement"),

@@ -96,6 +96,21 @@ def test_a_line_that_cannot_be_read_is_named(line: Any, settings: dict[str, Any]
     assert mend in caught.value.mend
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([{"role": "user", "content": "x"}], "text holds messages of a chat; evaluation measures perplexity on plain"),
+        (7, "text is int, a text is expected"),
+    ],
+)
+def test_an_evaluation_is_never_told_to_use_a_template_that_it_has_no_setting_for(value: Any, message: str) -> None:
+    settings = Evaluation(jsonl="e.jsonl", samples=1, tokens_per_sample=8)
+    with pytest.raises(SpecError, match=message) as caught:
+        evaluation_samples(byte_level(), json.dumps({"text": value}), settings)
+    assert 'write "text": "…"' in caught.value.mend
+    assert "chat_template" not in caught.value.mend
+
+
 def test_a_corpus_calibrates_and_evaluates_on_different_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = PackagedText(calibration="Calibrate on this. " * 9, held_out="Evaluate on that. " * 9)
     monkeypatch.setattr(samples, "packaged_text", lambda name: parts if name == "news" else None)

@@ -57,6 +57,16 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name() -> None:
         ("max_attention_window_size", "4096;4096"),
         ("gpu_device_ids", "0,1;"),
         ("medusa_choices", "0,0"),
+        ("max_beam_width", 0),
+        ("max_tokens_in_paged_kv_cache", 2**31),  # stoi throws, and the backend takes the key for unset
+        ("max_attention_window_size", "4096,0"),
+        ("max_attention_window_size", "4096,2147483648"),
+        ("kv_cache_free_gpu_mem_fraction", 0),
+        ("kv_cache_free_gpu_mem_fraction", 1.0),
+        ("kv_cache_free_gpu_mem_fraction", 1e-39),  # stof throws
+        ("gpu_weights_percent", 1.5),
+        ("lookahead_ngram_size", 0),
+        ("cancellation_check_period_ms", 0),
     ],
 )
 def test_a_value_that_the_backend_would_not_parse_is_refused(name: str, value: Value) -> None:
@@ -72,10 +82,27 @@ def test_a_value_that_the_backend_would_not_parse_is_refused(name: str, value: V
         ("medusa_choices", "{0},{0,0},{1}"),
         ("exclude_input_in_output", "FALSE"),
         ("xgrammar_tokenizer_info_path", ""),
+        ("max_tokens_in_paged_kv_cache", "2147483647"),
+        ("kv_cache_host_memory_bytes", "17179869184"),
+        ("gpu_weights_percent", "0"),
+        ("gpu_weights_percent", "1.0"),
+        ("lookahead_verification_set_size", "0"),
     ],
 )
 def test_what_the_backend_parses_is_accepted(name: str, text: str) -> None:
     assert expected_instead(contract()["tensorrt_llm"].parameters[name], text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("kv_cache_free_gpu_mem_fraction", "1", "a number from 0 to 1, both excluded"),
+        ("gpu_weights_percent", "-0.1", "a number from 0 to 1"),
+        ("max_tokens_in_paged_kv_cache", "2147483648", "a number from 1 to 2147483647"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused_with_the_range(name: str, text: str, said: str) -> None:
+    assert expected_instead(contract()["tensorrt_llm"].parameters[name], text) == said
 
 
 def test_the_embedded_engines_own_parameters_need_its_backend() -> None:

@@ -10,7 +10,7 @@ import pytest
 from slipstream.errors import StaleArtifactError
 from slipstream.repository.references import REFERENCES, check_references, check_rendering, render_references
 from slipstream.repository.verify import verify_repository
-from tests.unit.repository_fixtures import DEPLOYMENTS
+from slipstream.spec_file import deployment_names
 
 
 def refusal(committed: Path, fresh: Path) -> str:
@@ -30,9 +30,13 @@ def test_the_committed_renderings_are_fresh(root: Path) -> None:
     check_references(root)
 
 
-@pytest.mark.parametrize("name", DEPLOYMENTS)
+@pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_the_committed_renderings_keep_the_contract(root: Path, name: str) -> None:
     verify_repository(root / REFERENCES[name])
+
+
+def test_every_deployment_for_a_gpu_has_a_committed_rendering(root: Path) -> None:
+    assert set(REFERENCES) == set(deployment_names(root))
 
 
 def test_a_changed_line_is_named(root: Path, committed: Path) -> None:

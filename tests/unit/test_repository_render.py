@@ -140,16 +140,29 @@ def test_settings_of_the_spec_reach_batching_and_instances(root: Path, tmp_path:
         "runtime.triton_max_batch_size=16",
         "runtime.max_queue_size=7",
         "runtime.max_queue_delay_microseconds=250",
+        "runtime.default_queue_timeout_microseconds=5000000",
+        "runtime.queue_timeout_action=DELAY",
+        "runtime.allow_queue_timeout_override=true",
         "runtime.bls_instances=3",
+        "runtime.engine_instances=2",
+        "runtime.kv_cache_free_gpu_mem_fraction=0.4",
     )
     for model in ("preprocessing", "tensorrt_llm"):
         batching = configs[model].dynamic_batching
         assert list(batching.preferred_batch_size) == [16]
         assert batching.max_queue_delay_microseconds == 250
-        assert batching.default_queue_policy.max_queue_size == 7
+        queue = batching.default_queue_policy
+        assert (queue.max_queue_size, queue.default_timeout_microseconds) == (7, 5_000_000)
+        assert (queue.timeout_action, queue.allow_timeout_override) == (1, True)  # 1: DELAY
     assert {config.max_batch_size for config in configs.values()} == {16}
     assert configs["tensorrt_llm_bls"].instance_group[0].count == 3
+    assert configs["tensorrt_llm"].instance_group[0].count == 2
     assert not configs["tensorrt_llm_bls"].HasField("dynamic_batching")
+
+
+def test_without_limits_there_is_no_queue_policy(root: Path, tmp_path: Path) -> None:
+    for config in render(root, tmp_path, STREAMING_GPU).values():
+        assert not config.dynamic_batching.HasField("default_queue_policy")
 
 
 def test_the_batcher_before_postprocessing_is_upstreams_on_the_gpu_and_absent_on_the_cpu(
@@ -182,6 +195,7 @@ def test_the_draft_profile_is_what_upstreams_speculation_needs(root: Path, tmp_p
         "accumulate_tokens": "false",
         "tensorrt_llm_model_name": "tensorrt_llm",
         "tensorrt_llm_draft_model_name": "tensorrt_llm_draft",
+        "slipstream_max_seq_len": "8192",
     }
 
 
@@ -190,6 +204,7 @@ def test_the_streaming_profile_is_decoupled(root: Path, tmp_path: Path) -> None:
     assert configs["tensorrt_llm"].model_transaction_policy.decoupled
     assert configs["tensorrt_llm_bls"].model_transaction_policy.decoupled
     assert "tensorrt_llm_draft_model_name" not in configs["tensorrt_llm_bls"].parameters
+    assert "slipstream_max_seq_len" not in configs["tensorrt_llm_bls"].parameters
 
 
 def test_a_relative_engine_directory_is_refused(root: Path, tmp_path: Path) -> None:

@@ -132,6 +132,69 @@ def test_what_speculation_needs_is_held(speculating: Path, model: str, change: C
     assert said in message
 
 
+def set_all(**texts: str) -> Change:
+    def change(config: Any) -> None:
+        for key, text in texts.items():
+            config.parameters[key].string_value = text
+
+    return change
+
+
+FAST = "speculative_decoding_fast_logits"
+ONE_SHARE = set_all(gpu_device_ids="0,1,2,3", kv_cache_free_gpu_mem_fraction="0.6")
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "said"),
+    [
+        (set_all(participant_ids="5,6,7,8"), set_all(), "tensorrt_llm_draft/config.pbtxt: participant_ids is absent"),
+        (set_all(), set_all(participant_ids="1,2,3,4"), "tensorrt_llm/config.pbtxt: participant_ids is absent"),
+        (set_all(participant_ids="4,5"), set_all(participant_ids="3,4"), "participant_ids is 4, one of tensorrt_llm"),
+        (set_all(participant_ids="0,1"), set_all(participant_ids="2,3"), "participant_ids is 0, the orchestrator's"),
+        (set_all(participant_ids="1;2"), set_all(participant_ids="3"), "participant_ids is of 2 instances, expected 1"),
+        (set_all(gpu_device_ids="0;1"), set_all(), "gpu_device_ids is of 2 instances, expected 1"),
+        (
+            set_all(participant_ids="1,2", gpu_device_ids="0"),
+            set_all(participant_ids="3,4"),
+            "gpu_device_ids is 1 GPUs, expected 2, one a rank",
+        ),
+        (ONE_SHARE, ONE_SHARE, "kv_cache_free_gpu_mem_fraction is 0.6 + 0.6 with the target's"),
+        (ONE_SHARE, set_parameter("kv_cache_free_gpu_mem_fraction", "0.5"), "is 0.6 + 0.5 with the target's"),
+        (set_parameter(FAST, "true"), set_all(), f"tensorrt_llm_draft/config.pbtxt: {FAST} is not on"),
+        (set_parameter(FAST, "1"), set_parameter(FAST, "1"), "participant_ids is absent, expected ranks"),
+    ],
+)
+def test_engines_have_ranks_gpus_and_shares_of_their_own(
+    speculating: Path, target: Change, draft: Change, said: str
+) -> None:
+    edit(speculating, "tensorrt_llm", target)
+    edit(speculating, "tensorrt_llm_draft", draft)
+    assert said in refusal(speculating)
+
+
+def test_engines_that_share_no_gpu_may_each_take_most_of_it(speculating: Path) -> None:
+    share = "0.9"
+    edit(speculating, "tensorrt_llm", set_all(gpu_device_ids="0,1", kv_cache_free_gpu_mem_fraction=share))
+    edit(speculating, "tensorrt_llm_draft", set_all(gpu_device_ids="2", kv_cache_free_gpu_mem_fraction=share))
+    verify_repository(speculating)
+
+
+@pytest.mark.parametrize(("gpus", "is_refused"), [(None, True), ("0;0", True), ("0;1", False)])
+def test_instances_on_one_gpu_share_its_memory(root: Path, tmp_path: Path, gpus: str | None, is_refused: bool) -> None:
+    repository = a_repository(tmp_path, a_deployment(root, "llama-3.1-8b-fp8-h100"))
+
+    def two_instances(config: Any) -> None:
+        config.instance_group[0].count = 2
+        if gpus is not None:
+            config.parameters["gpu_device_ids"].string_value = gpus
+
+    edit(repository, "tensorrt_llm", two_instances)
+    if is_refused:
+        assert "0.9 + 0.9 for the instances of one GPU, expected a sum below 1" in refusal(repository)
+    else:
+        verify_repository(repository)
+
+
 def test_speculation_in_the_streaming_profile_is_refused(speculating: Path) -> None:
     for model in ("tensorrt_llm", "tensorrt_llm_draft", "tensorrt_llm_bls"):
         edit(speculating, model, lambda config: setattr(config.model_transaction_policy, "decoupled", True))

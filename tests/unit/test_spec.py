@@ -16,6 +16,8 @@ from slipstream.spec_file import deployment_names, load_deployment, schema_text
 
 DEFAULT = "smollm2-135m-cpu"
 DRAFT = "llama-3.3-70b-fp8-tp4-draft"
+GPU = "llama-3.1-8b-fp8-h100"
+LLM_API = "llama-3.1-8b-nvfp4-llmapi-b200"
 
 
 def refusal(root: Path, *overrides: str, deployment: str = DEFAULT) -> str:
@@ -172,3 +174,60 @@ def test_defaults_alone_make_a_deployment() -> None:
     )
     assert isinstance(spec.runtime.ports, PortsSpec)
     assert spec.runtime.ports.gateway == 8080
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("runtime.tensorrt_llm.gpu_device_ids=0", "write it in quotes, '\"0\"'"),
+        ("runtime.tensorrt_llm.max_attention_window_size=4096", "write it in quotes"),
+        ("engine.max_num_tokens=1e3", "write it without an exponent"),
+        ("runtime.tensorrt_llm.max_tokens_in_paged_kv_cache=2147483648", "less than or equal to 2147483647"),
+        ("runtime.tensorrt_llm.iter_stats_max_iterations=2147483648", "less than or equal to 2147483647"),
+        ("runtime.tensorrt_llm.lora_cache_max_adapter_size=513", "less than or equal to 512"),
+        ("runtime.tensorrt_llm.gpu_device_ids='٣'", "should match pattern"),
+    ],
+)
+def test_a_value_in_the_wrong_form_is_explained(root: Path, override: str, said: str) -> None:
+    assert said in refusal(root, override, deployment="llama-3.1-8b-fp8-h100")
+
+
+@pytest.mark.parametrize(
+    ("deployment", "overrides", "said"),
+    [
+        (DEFAULT, ("runtime.engine_instances=2",), "the CPU engine runs one"),
+        (DEFAULT, ("engine.max_beam_width=2",), "needs target tensorrt_llm"),
+        (DEFAULT, ("runtime.tensorrt_llm.cuda_graph_mode=true",), "parameters of the C++ backend"),
+        (DEFAULT, ("runtime.llmapi.cuda_graph=false",), "arguments of the LLM API"),
+        (DEFAULT, ("engine.trtllm_build.tokens_per_block=64",), "target openvino does not run it"),
+        (GPU, ("engine.trtllm_build.use_paged_context_fmha=false",), "enable_kv_cache_reuse is true, it needs"),
+        (GPU, ("runtime.tensorrt_llm.gpu_weights_percent=0.5",), "below 1 it needs"),
+        (GPU, ("runtime.tensorrt_llm.decoding_mode=beam_search",), "engine.max_beam_width is 1"),
+        (GPU, ("runtime.tensorrt_llm.decoding_mode=top_k", "engine.max_beam_width=2"), "is 2: needs 1"),
+        (GPU, ("engine.trtllm_build={multiple_profiles: true, opt_num_tokens: 8}",), "trtllm-build refuses the pair"),
+        (GPU, ("engine.trtllm_build={weight_streaming: true, gemm_plugin: fp8}",), "weight_streaming needs it"),
+        (GPU, ("engine.trtllm_build={user_buffer: true, reduce_fusion: false}",), "user_buffer needs reduce_fusion"),
+        (GPU, ("engine.speculation={mode: medusa, max_draft_len: 5}",), "checkpoint_dir missing"),
+        (GPU, ("engine.speculation={mode: ngram, max_draft_len: 5}",), "it needs target llmapi, found tensorrt_llm"),
+        (GPU, ("engine.speculation={mode: medusa, max_draft_len: 5, eagle_choices: '{0}'}",), "has no such setting"),
+        (GPU, ("engine.speculation={mode: lookahead, max_draft_len: 5}",), "lookahead_window_size is missing"),
+        (DRAFT, ("engine.trtllm_build.gather_context_logits=true",), "refuses it with draft tokens"),
+        (DRAFT, ("engine.max_beam_width=2",), "speculation needs 1"),
+        (DRAFT, ("engine.speculation={mode: medusa, max_draft_len: 5}",), "leave one out"),
+        (DRAFT, ("runtime.tensorrt_llm.decoding_mode=top_k",), "speculation needs it left out"),
+        (DRAFT, ("hardware.nodes=2", "runtime.launch_mode=orchestrator"), "it runs on one node"),
+        (GPU, ("engine.tp_size=2",), "hardware has 1 x 1 GPUs"),
+        (
+            GPU,
+            ("runtime.engine_instances=2", "runtime.tensorrt_llm.gpu_device_ids='0;1'"),
+            "which needs launch_mode orchestrator",
+        ),
+        (GPU, ("runtime.tensorrt_llm.gpu_device_ids='0;1'",), "has 2 instances, engine_instances is 1"),
+        (GPU, ("runtime.tensorrt_llm.cuda_graph_cache_size=5",), "no graph would be kept"),
+        (LLM_API, ("engine.checkpoint_dir=/x",), "target llmapi reads a Hugging Face one"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(
+    root: Path, deployment: str, overrides: tuple[str, ...], said: str
+) -> None:
+    assert said in refusal(root, *overrides, deployment=deployment)

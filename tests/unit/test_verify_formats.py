@@ -15,7 +15,9 @@ from slipstream.quantize.verify.text import verification_text
 from slipstream.trtllm_checkpoint.config import Architecture, Experts, Parallelism, Quantization
 from slipstream.trtllm_checkpoint.ranks import Part, kv_heads_of, linears_of_layer, rank_of, vocabulary_rows
 
-QUANTIZATION = Quantization(algo="FP8", kv_cache_algo=None, group_size=128, exclude_modules=("lm_head",))
+QUANTIZATION = Quantization(
+    algo="FP8", kv_cache_algo=None, group_size=128, exclude_modules=("lm_head",), has_prequant_scales=False
+)
 WEIGHTS = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
 PART = Part(label="q", source="q_proj", first_row=0, source_rows=range(16), source_columns=range(64))
 
@@ -39,6 +41,10 @@ def an_architecture(*, tp: int = 1, pp: int = 1, ep: int = 1, experts: int | Non
         experts=Experts(count=experts, chosen=2) if experts else None,
         quantization=QUANTIZATION,
         parallelism=Parallelism(tp_size=tp, pp_size=pp, moe_tp_size=tp // ep, moe_ep_size=ep, embedding_axis=0),
+        dtype="float16",
+        has_attention_bias=False,
+        has_mlp_bias=False,
+        qwen_type=None,
     )
 
 

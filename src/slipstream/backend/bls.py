@@ -1,8 +1,14 @@
-"""The `tensorrt_llm_bls` model: text in, text out, with tokenizing and detokenizing in process.
+"""The `tensorrt_llm_bls` model: text in, text out, with tokenizing, detokenizing and speculation in process.
 
 One thread serves one stream: it calls the engine's model, detokenizes what comes and sends it on. It spends its time
 waiting, so one instance serves many streams. The threads are daemons: were the server to die, a thread that waits for
 it would keep this process alive for ever.
+
+In a repository with a draft model an instance serves one request at a time, `bls_instances` of them at once, and
+nothing is watched meanwhile. Triton's Python backend makes the arrays of a response without Python's lock (2.51, and
+`infer_request.cc` with `pb_tensor.cc` as of July 2026): with other threads at work the process died after some
+thousand calls, and speculation makes two a step. So a client that goes away is noticed between two steps, and not at
+all while the target writes alone.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from slipstream.backend.bls_call import EngineCall, EngineFailedError
+from slipstream.backend.bls_draft_call import DraftTargetCall, Pair
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
 from slipstream.backend.orphan import end_with_server
@@ -38,6 +45,7 @@ class BusinessLogic:
         self._accumulates = config.loose_flag("accumulate_tokens", default=False)
         self._skips_special_tokens = config.loose_flag("skip_special_tokens", default=True)
         self._engine_model = config.parameters.get("tensorrt_llm_model_name") or "tensorrt_llm"
+        self._pair = _pair(config, self._engine_model)
         self._settings = PromptSettings(
             tokenizer=Tokenizer.load(config.text("tokenizer_dir")),
             add_special_tokens=config.loose_flag("add_special_tokens", default=True),
@@ -53,22 +61,29 @@ class BusinessLogic:
             check_period_s=_CANCELLATION_PERIOD_S,
             refresh_period_s=float("inf"),
         )
-        self._watch.start()
+        if self._pair is None:
+            self._watch.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Begin every request on a thread of its own; responses follow from there."""
+        """Begin every request on a thread of its own, or serve one after the other where there is a draft."""
         for request in requests:
             arguments = (input_tensors(request), TextReply(request))
-            threading.Thread(target=self._serve, args=arguments, name="stream", daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=arguments, name="stream", daemon=True)
+            thread.start()
+            if self._pair is not None:
+                thread.join()
 
     def finalize(self) -> None:
         """End the watch; Triton unloads a model only when its requests are answered, so no stream is left."""
-        self._watch.close()
+        if self._pair is None:
+            self._watch.close()
 
     def _serve(self, tensors: dict[str, Any], reply: TextReply) -> None:
         """Answer one request; whatever goes wrong, its client hears of it."""
         try:
-            wanted = read_text_request(tensors, self._settings, decoupled=self._decoupled)
+            wanted = read_text_request(
+                tensors, self._settings, decoupled=self._decoupled, has_draft_model=self._pair is not None
+            )
             self._generate(wanted, reply)
         except (RequestRefusedError, EngineFailedError) as error:
             reply.refuse(str(error))
@@ -78,7 +93,7 @@ class BusinessLogic:
 
     def _generate(self, wanted: TextRequest, reply: TextReply) -> None:
         request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
-        call = EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+        call = self._call(wanted, request_id, reply)
         text = OutputText(
             self._settings.tokenizer,
             skip_special_tokens=self._skips_special_tokens,
@@ -100,15 +115,37 @@ class BusinessLogic:
             # Only after a stop nothing has gone out; a model that is not decoupled owes a response even then.
             reply.send_last("", {})
 
-    def _enter(self, request_id: str, call: EngineCall) -> None:
-        with self._calls_lock:
-            self._calls[request_id] = call
-        self._changed.set()
+    def _call(self, wanted: TextRequest, request_id: str, reply: TextReply) -> EngineCall | DraftTargetCall:
+        if self._pair is None:
+            return EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+        if wanted.drafting is not None:
+            return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
+        return EngineCall(
+            self._engine_model,
+            request_id=request_id,
+            is_abandoned=reply.is_cancelled,
+            decoupled=self._pair.decoupled,
+        )
+
+    def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:
+        if isinstance(call, EngineCall):
+            with self._calls_lock:
+                self._calls[request_id] = call
+            self._changed.set()
 
     def _leave(self, request_id: str) -> None:
         with self._calls_lock:
-            del self._calls[request_id]
+            self._calls.pop(request_id, None)
 
     def _checks(self) -> list[Callable[[], None]]:
         with self._calls_lock:
             return [call.stop_if_abandoned for call in self._calls.values()]
+
+
+def _pair(config: ModelConfig, target: str) -> Pair | None:
+    """The models to speculate with, none where the repository has no draft."""
+    draft = config.parameters.get("tensorrt_llm_draft_model_name", "")
+    if not draft or draft.startswith("${"):
+        return None
+    max_seq_len = config.whole("slipstream_max_seq_len", default=0) or None
+    return Pair(target=target, draft=draft, decoupled=config.decoupled, max_seq_len=max_seq_len)

@@ -43,7 +43,7 @@ class Part:
     """One response of the engine."""
 
     ids: list[int]
-    is_last: bool
+    is_last: bool  # or its engine does not say
     others: dict[str, NDArray[Any]]
 
 
@@ -54,10 +54,13 @@ class EngineFailedError(Exception):
 class EngineCall:
     """One generation in progress. Its request id is our own, so that it alone can be stopped."""
 
-    def __init__(self, model: str, *, request_id: str, is_abandoned: Callable[[], bool]) -> None:
+    def __init__(
+        self, model: str, *, request_id: str, is_abandoned: Callable[[], bool], decoupled: bool = True
+    ) -> None:
         self._model = model
         self._request_id = request_id
         self._is_abandoned = is_abandoned
+        self._decoupled = decoupled
         self._is_stopped = False
 
     def parts(self, tensors: Tensors, requested: frozenset[str]) -> Iterator[Part]:
@@ -67,11 +70,12 @@ class EngineCall:
         the model. `stop_if_abandoned` makes the end come soon.
         """
         failure = "the engine failed in the middle of the output: send the request again"
-        for response in _execute(self._model, self._request_id, tensors, requested & PASSED_OUTPUTS):
+        for response in self._execute(tensors, requested & PASSED_OUTPUTS):
             if response.has_error():
                 failure = response.error().message()
             elif outputs := response.output_tensors():
                 part = _part(outputs)
+                # Only our own engine marks its last part. Another's end is Triton's, and its errors come as errors.
                 if part.is_last:
                     failure = ""
                 if not self._is_stopped:
@@ -85,18 +89,19 @@ class EngineCall:
             self._is_stopped = True
             stop_request_id(self._model, self._request_id)
 
+    def _execute(self, tensors: Tensors, outputs: frozenset[str]) -> Iterator[Any]:
+        import triton_python_backend_utils as pb_utils
 
-def _execute(model: str, request_id: str, tensors: Tensors, outputs: frozenset[str]) -> Iterator[Any]:
-    import triton_python_backend_utils as pb_utils
-
-    request = pb_utils.InferenceRequest(
-        request_id=request_id,
-        model_name=model,
-        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
-        requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
-    )
-    responses: Iterator[Any] = request.exec(decoupled=True)
-    return responses
+        request = pb_utils.InferenceRequest(
+            request_id=self._request_id,
+            model_name=self._model,
+            inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
+            requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
+        )
+        if not self._decoupled:
+            return iter([request.exec(decoupled=False)])
+        responses: Iterator[Any] = request.exec(decoupled=True)
+        return responses
 
 
 def _part(outputs: list[Any]) -> Part:
@@ -104,4 +109,4 @@ def _part(outputs: list[Any]) -> Part:
     ids: list[int] = arrays.pop("output_ids").reshape(-1).tolist()
     length = int(arrays.pop("sequence_length").reshape(-1)[0])
     trailer = read_trailer(ids, length)
-    return Part(ids[:length], trailer is not None and trailer.is_last, arrays)
+    return Part(ids[:length], trailer is None or trailer.is_last, arrays)

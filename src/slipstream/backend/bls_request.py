@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.bls_drafting import Drafting, read_drafting
 from slipstream.backend.prompt import Prompt, PromptSettings, read_prompt, refuse_unserved_text
-from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given
+from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, is_given
 from slipstream.backend.trailer import CALL, marker
 
 # The inputs that preprocessing reads, under its names.
@@ -48,11 +49,14 @@ class TextRequest:
 
     engine_tensors: dict[str, NDArray[Any]]
     streaming: bool
+    drafting: Drafting | None  # none: the target writes alone
 
 
-def read_text_request(tensors: Tensors, settings: PromptSettings, *, decoupled: bool) -> TextRequest:
+def read_text_request(
+    tensors: Tensors, settings: PromptSettings, *, decoupled: bool, has_draft_model: bool
+) -> TextRequest:
     """Tokenize the prompt and pass on everything that the engine itself accepts or refuses."""
-    _refuse_drafts(tensors)
+    drafting = read_drafting(tensors, has_draft_model=has_draft_model)
     if is_given(tensors, "image_input"):
         raise RequestRefusedError("image_input: the engine is not a multimodal model; leave it out")
     if is_given(tensors, "text_input") and tensors["text_input"].size > 1:
@@ -67,18 +71,8 @@ def read_text_request(tensors: Tensors, settings: PromptSettings, *, decoupled: 
     if streaming and not decoupled:
         raise RequestRefusedError("stream is true, but the model is not decoupled: it gives one response a request")
     prompt = read_prompt(prompt_tensors, 0, settings)
-    return TextRequest(engine_tensors={**_passed_on(tensors), **_prompt_inputs(prompt)}, streaming=streaming)
-
-
-def _refuse_drafts(tensors: Tensors) -> None:
-    if (integer(tensors, "num_draft_tokens") or 0) > 0:
-        raise RequestRefusedError(
-            "num_draft_tokens: draft-target speculation is not available on this engine; leave it out"
-        )
-    if flag(tensors, "use_draft_logits"):
-        raise RequestRefusedError(
-            "use_draft_logits: draft-target speculation is not available on this engine; leave it out"
-        )
+    engine_tensors = {**_passed_on(tensors), **_prompt_inputs(prompt)}
+    return TextRequest(engine_tensors=engine_tensors, streaming=streaming, drafting=drafting)
 
 
 def _passed_on(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -50,6 +50,7 @@ class Model:
 
     name: str
     source: str  # hub id or path
+    family: str  # model_type of its config.json
     shape: ModelShape
     published_parameters_b: float | None = None
 
@@ -117,8 +118,17 @@ def read_model(path: Path) -> Model:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SlipstreamError(f"{path}: not JSON: {error}", mend="give a Hugging Face config.json") from error
+    if not isinstance(config, dict):
+        raise SlipstreamError(f"{path}: not a JSON object", mend="give a Hugging Face config.json")
     name = config.get("_name_or_path") or path.parent.name
-    return Model(name=name, source=str(path.parent), shape=shape_from_config(config, str(path)))
+    family = str(config.get("model_type", ""))
+    try:
+        shape = shape_from_config(config, str(path))
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise SlipstreamError(
+            f"{path}: its dimensions cannot be read: {error!r}", mend="give the config.json of a decoder-only model"
+        ) from error
+    return Model(name=name, source=str(path.parent), family=family, shape=shape)
 
 
 def find_gpu(text: str) -> Gpu:
@@ -174,8 +184,14 @@ def _words(*texts: Iterable[str]) -> list[str]:
 def _models_by_key() -> dict[str, Model]:
     found: dict[str, Model] = {}
     for row in catalogue_data("models.yaml")["models"]:
-        shape = shape_from_config(row["config"], row["name"])
-        model = Model(name=row["name"], source=row["hub"], shape=shape, published_parameters_b=row["parameters_b"])
+        config = row["config"]
+        model = Model(
+            name=row["name"],
+            source=row["hub"],
+            family=config["model_type"],
+            shape=shape_from_config(config, row["name"]),
+            published_parameters_b=row["parameters_b"],
+        )
         for name in _words([row["name"], row["hub"]], row.get("aliases", [])):
             found.setdefault(model_key(name), model)
     return found

@@ -10,6 +10,7 @@ from slipstream.errors import SlipstreamError
 
 # Families whose feed-forward block has two matrices instead of the three of a gated one (their modeling files).
 _UNGATED = frozenset({"phi", "falcon", "gptj", "gpt2", "gpt_neox", "opt", "bloom"})
+_OPTIONAL = ("num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings")
 _REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
@@ -120,9 +121,14 @@ class ModelShape:
 def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
     """Read the fields of a Hugging Face `config.json`. Raises SlipstreamError naming what is missing."""
     config = {**config, **config.get("text_config", {})}
-    missing = [name for name in _REQUIRED if not isinstance(config.get(name), int)]
-    if missing:
-        raise SlipstreamError(f"{where}: no {', '.join(missing)}", mend="give the config.json of a decoder-only model")
+    missing = [name for name in _REQUIRED if not _is_size(config.get(name))]
+    wrong = [name for name in _OPTIONAL if config.get(name) is not None and not _is_size(config[name])]
+    if missing or wrong:
+        found = ", ".join(f"{name} {config.get(name)!r}" for name in [*missing, *wrong])
+        raise SlipstreamError(
+            f"{where}: no {', '.join([*missing, *wrong])} of 1 or more, found {found}",
+            mend="give the config.json of a decoder-only model",
+        )
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     kind = str(config.get("model_type", ""))
     experts = _experts(config)
@@ -141,6 +147,10 @@ def shape_from_config(config: Mapping[str, Any], where: str) -> ModelShape:
         experts=experts,
         window=_window(config, kind),
     )
+
+
+def _is_size(found: Any) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and found > 0
 
 
 def _latent(config: Mapping[str, Any]) -> LatentAttention | None:

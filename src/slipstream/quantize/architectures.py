@@ -37,8 +37,12 @@ class Architecture:
 def read_architecture(model_directory: Path) -> Architecture:
     """The architecture of the model in `model_directory`; one that cannot be exported is refused by name."""
     path = model_directory / "config.json"
-    config = read_json(path)
-    name = architecture(config, model_directory)
+    return supported_architecture(path, read_json(path))
+
+
+def supported_architecture(path: Path, config: Mapping[str, Any]) -> Architecture:
+    """The architecture that the `config` of the file `path` describes, refused as in `read_architecture`."""
+    name = architecture(config, path)
     if name not in DECODER_TYPES:
         raise SlipstreamError(
             f"{path}: architecture {name} is not supported",

@@ -16,11 +16,16 @@ SMOLLM2 = "smollm2-135m-instruct"
 
 def prepare_bundled(name: str, dtype: Dtype, out: Path, report: Reporter) -> None:
     """Write the bundled model `name` into `out` as a Hugging Face checkpoint in `dtype`."""
+    write_hf_checkpoint(bundled_gguf(name), dtype, out, report)
+
+
+def bundled_gguf(name: str) -> Path:
+    """Path of the GGUF of the bundled model `name`."""
     if name != SMOLLM2:
         raise SpecError(
             f"model.source: there is no bundled model {name!r}", mend=f"the bundled model is {PREFIX}{SMOLLM2}"
         )
-    write_hf_checkpoint(find_gguf(), dtype, out, report)
+    return find_gguf()
 
 
 def find_gguf() -> Path:

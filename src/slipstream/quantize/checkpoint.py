@@ -6,28 +6,28 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from slipstream.errors import SpecError
-from slipstream.formats import KvCache, kv_effect, kv_problem
+from slipstream.formats import KvCache, kv_effect
 from slipstream.progress import Reporter
 from slipstream.quantize.accuracy import BaseMeasurement, Violation, judge, measure_against
 from slipstream.quantize.alpha_search import AlphaSearch
-from slipstream.quantize.architectures import read_architecture
 from slipstream.quantize.disk import writing_to
-from slipstream.quantize.exclusions import check_exclusions
+from slipstream.quantize.disk_space import check_disk
 from slipstream.quantize.export import ExportPlan, export_checkpoint
 from slipstream.quantize.fused_scales import unite_scales
-from slipstream.quantize.hf_model import ExportDtype, load_model
+from slipstream.quantize.hf_model import load_model
 from slipstream.quantize.measure import Measurement, RecipeSamples, measure_before, recipe_samples, summarize
-from slipstream.quantize.memory import Estimate, check_memory, estimate
+from slipstream.quantize.memory import check_memory
 from slipstream.quantize.modelopt_quantize import quantize_model, unquantized
+from slipstream.quantize.planning import calibrates, changes_model, checkpoint_need, estimate_run, plan_export
 from slipstream.quantize.recipes import Recipe
 from slipstream.quantize.resume import Resume
 from slipstream.quantize.safetensors_files import check_weights
-from slipstream.quantize.sharding import Parallel, check_sharding, padding_notes
+from slipstream.quantize.sharding import padding_notes
 from slipstream.quantize.trained import is_trained, load_trained
 from slipstream.quantize.tuning import Tuned, tune
+from slipstream.quantize.unified import export_unified
 from slipstream.quantize.verify.logits import REFERENCE_NAME
 from slipstream.quantize.verify.recording import write_reference
 from slipstream.text.tokenizer import read_json
@@ -85,103 +85,44 @@ def write_checkpoint(
         dtype=dtype,
         moe_ep_size=moe_ep_size,
     )
-    run = _checked_run(model_directory, plan, recipe, resume_directory, report)
+    run = checked_run(model_directory, out, plan, recipe, resume_directory, report)
     with writing_to(out):
-        result = _report(recipe, out, _quantize_and_export(run, out))
-        (out / REPORT_NAME).write_text(_document(result, recipe), encoding="utf-8")
+        result = _report(recipe, out, quantize_and_export(run, out))
+        (out / REPORT_NAME).write_text(report_document(result, recipe), encoding="utf-8")
     return result
 
 
-def plan_export(
+def checked_run(
     model_directory: Path,
-    *,
+    out: Path,
+    plan: ExportPlan,
     recipe: Recipe,
-    kv_cache: KvCache,
-    tp_size: int,
-    pp_size: int,
-    dtype: str,
-    moe_ep_size: int = 1,
-) -> ExportPlan:
-    """What `write_checkpoint` would export; refuses what ModelOpt would do wrongly or not at all."""
-    settings = recipe.settings
-    _check_settings(recipe, kv_cache, dtype)
-    architecture = read_architecture(model_directory)
-    shape = architecture.shape
-    parallel = Parallel(tp_size=tp_size, pp_size=pp_size, moe_ep_size=moe_ep_size)
-    check_sharding(shape, parallel, settings.format, settings.group_size)
-    return ExportPlan(
-        architecture=architecture,
-        format=settings.format,
-        kv_cache=kv_cache,
-        dtype=cast("ExportDtype", dtype),
-        parallel=parallel,
-        excluded=check_exclusions(settings.exclude, layers=shape.layers, experts=shape.experts, pp_size=pp_size),
-    )
-
-
-def estimate_run(plan: ExportPlan, recipe: Recipe) -> Estimate:
-    """Memory and time that `write_checkpoint` will take, from config.json and the recipe alone."""
-    settings = recipe.settings
-    calibration, evaluation = settings.calibration, settings.evaluation
-    calibrated = calibration.samples * calibration.tokens_per_sample if calibration and _calibrates(plan) else 0
-    return estimate(
-        plan.architecture.shape,
-        plan.architecture.hf_config,
-        method=settings.method,
-        calibration_tokens=calibrated * (1 + 3 * len(settings.alpha_search or ())),  # each is also compared twice
-        evaluation_tokens=evaluation.samples * evaluation.tokens_per_sample if evaluation else 0,
-        tokens_per_sample=max((part.tokens_per_sample for part in (calibration, evaluation) if part), default=1),
-    )
-
-
-def _checked_run(
-    model_directory: Path, plan: ExportPlan, recipe: Recipe, resume_directory: Path | None, report: Reporter
-) -> _Run:
-    """The run, where memory, weights and texts suffice for it."""
+    resume_directory: Path | None,
+    report: Reporter,
+    *,
+    is_unified: bool = False,
+) -> Run:
+    """The run, where memory, disk, weights and texts suffice for it."""
     needed = estimate_run(plan, recipe)
     check_memory(needed, report)
+    check_disk([checkpoint_need(plan, recipe, out)])
     check_weights(model_directory)
     resume = None
     if resume_directory is not None and needed.cpu_s / needed.cores > RESUMABLE_FROM_S:
         resume = Resume.of(resume_directory, model_directory, recipe, plan)
-    return _Run(
+    return Run(
         model_directory=model_directory,
         plan=plan,
         recipe=recipe,
-        samples=recipe_samples(recipe, model_directory, calibrates=_calibrates(plan)),
+        samples=recipe_samples(recipe, model_directory, calibrates=calibrates(plan), evaluates=changes_model(plan)),
         resume=resume,
         report=report,
+        is_unified=is_unified,
     )
 
 
-def _check_settings(recipe: Recipe, kv_cache: KvCache, dtype: str) -> None:
-    if dtype not in ("float16", "bfloat16"):
-        raise SpecError(
-            f"model.dtype is {dtype}: checkpoints are exported in 16 bits (float32 would become float16, and a unified"
-            " export would keep its embeddings in float32)",
-            mend="set model.dtype to float16 or bfloat16",
-        )
-    settings = recipe.settings
-    problem = kv_problem(settings.method, kv_cache)
-    if problem is not None:
-        raise SpecError(
-            f"quantization.kv_cache is {kv_cache} with recipe {recipe.name}: {problem}",
-            mend="set quantization.kv_cache to auto or fp8",
-        )
-    if kv_cache != "auto" and settings.calibration is None:
-        raise SpecError(
-            f"quantization.kv_cache is {kv_cache}: its scales depend on activations, and recipe {recipe.name} has no"
-            " calibration",
-            mend="add a calibration to the recipe, or set quantization.kv_cache to auto",
-        )
-
-
-def _calibrates(plan: ExportPlan) -> bool:
-    return plan.format.needs_calibration or plan.kv_cache != "auto"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class Run:
     """One quantization, all of it checked to be possible."""
 
     model_directory: Path
@@ -190,17 +131,21 @@ class _Run:
     samples: RecipeSamples
     resume: Resume | None
     report: Reporter
+    is_unified: bool  # for the LLM API: Hugging Face's layout in place of TensorRT-LLM's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
+class Outcome:
+    """What was exported, and what that does to the model."""
+
     plan: ExportPlan
     search: AlphaSearch | None
     measurement: Measurement | None
     violations: tuple[Violation, ...]
 
 
-def _quantize_and_export(run: _Run, out: Path) -> _Outcome:
+def quantize_and_export(run: Run, out: Path) -> Outcome:
+    """Quantize the model of `run`, write it into `out` and measure what that did to it."""
     if is_trained(run.model_directory):
         return _export_trained(run, out)
     load = partial(load_model, run.model_directory, run.plan.dtype)
@@ -215,7 +160,7 @@ def _quantize_and_export(run: _Run, out: Path) -> _Outcome:
         run.samples.calibration,
         run.report,
         dtype=run.plan.dtype,
-        resume_directory=run.resume.directory if run.resume and _calibrates(run.plan) else None,
+        resume_directory=run.resume.directory if run.resume and calibrates(run.plan) else None,
     )
     outcome = _export_and_measure(model, run, tuned, base, out)
     if run.resume is not None:
@@ -223,7 +168,7 @@ def _quantize_and_export(run: _Run, out: Path) -> _Outcome:
     return outcome
 
 
-def _export_trained(run: _Run, out: Path) -> _Outcome:
+def _export_trained(run: Run, out: Path) -> Outcome:
     run.report("loading the trained model")
     model = load_trained(run.model_directory, run.plan.format.name, run.plan.kv_cache)
     with unquantized(model):
@@ -234,22 +179,27 @@ def _export_trained(run: _Run, out: Path) -> _Outcome:
 
 
 def _export_and_measure(
-    model: PreTrainedModel, run: _Run, tuned: Tuned, base: BaseMeasurement | None, out: Path
-) -> _Outcome:
-    run.report("exporting the checkpoint")
-    export_checkpoint(model, tuned.plan, out)
-    # After the export, in which ModelOpt unites the scales of layers that are fused.
-    write_reference(model, run.recipe.name, out / REFERENCE_NAME)
+    model: PreTrainedModel, run: Run, tuned: Tuned, base: BaseMeasurement | None, out: Path
+) -> Outcome:
+    if not run.is_unified:
+        run.report("exporting the checkpoint")
+        export_checkpoint(model, tuned.plan, out)
+        # After the export, in which ModelOpt unites the scales of layers that are fused.
+        write_reference(model, run.recipe.name, out / REFERENCE_NAME)
     accuracy = measure_against(base, model, run.report) if base else None
-    return _Outcome(
+    outcome = Outcome(
         plan=tuned.plan,
         search=tuned.search,
         measurement=summarize(model, accuracy, run.samples) if accuracy else None,
         violations=tuple(judge(accuracy, run.recipe.settings.limits)) if accuracy else (),
     )
+    if run.is_unified:  # last: it packs the weights within the model, which computes nothing after that
+        run.report("exporting the checkpoint")
+        export_unified(model, tuned.plan, run.model_directory, out)
+    return outcome
 
 
-def _report(recipe: Recipe, out: Path, outcome: _Outcome) -> CheckpointReport:
+def _report(recipe: Recipe, out: Path, outcome: Outcome) -> CheckpointReport:
     plan = outcome.plan
     shape = plan.architecture.shape
     effect = kv_effect(plan.format.name, plan.kv_cache)
@@ -273,7 +223,7 @@ def _report(recipe: Recipe, out: Path, outcome: _Outcome) -> CheckpointReport:
     )
 
 
-def _document(result: CheckpointReport, recipe: Recipe) -> str:
+def report_document(result: CheckpointReport, recipe: Recipe) -> str:
     """The report as JSON, with the whole recipe: it must say what was done without the repository at hand."""
     measurement = None
     if result.measurement is not None:

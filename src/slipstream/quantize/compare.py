@@ -22,12 +22,12 @@ from slipstream.quantize.accuracy.measure import Samples
 from slipstream.quantize.accuracy.plot import draw
 from slipstream.quantize.accuracy.stored_bits import stored_bits
 from slipstream.quantize.accuracy.table import RecipeRow, RefusedRow, Row, markdown
-from slipstream.quantize.checkpoint import plan_export
 from slipstream.quantize.corpora import CORPORA, packaged_text
 from slipstream.quantize.export import export_checkpoint
 from slipstream.quantize.hf_model import load_model
 from slipstream.quantize.measure import recipe_samples
 from slipstream.quantize.modelopt_quantize import quantize_model
+from slipstream.quantize.planning import plan_export
 from slipstream.quantize.recipes import load_recipe
 from slipstream.quantize.tuning import tune
 from slipstream.text.tokenizer import Tokenizer
@@ -122,7 +122,7 @@ def _measure_recipe(comparison: Comparison, name: str, base: BaseMeasurement) ->
         plan = plan_export(directory, recipe=recipe, kv_cache="auto", tp_size=1, pp_size=1, dtype=comparison.dtype)
     except SpecError as error:
         return RefusedRow(recipe=name, reason=error.message)
-    samples = recipe_samples(recipe, directory, calibrates=plan.format.needs_calibration).calibration
+    samples = recipe_samples(recipe, directory, calibrates=plan.format.needs_calibration, evaluates=False).calibration
     load = partial(load_model, directory, plan.dtype)
     with reporting(name) as report, tempfile.TemporaryDirectory() as checkpoint:
         tuned = tune(load, plan, settings, samples, report)

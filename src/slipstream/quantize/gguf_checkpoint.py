@@ -8,6 +8,7 @@ known here, stretched rotary frequencies, experts.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,33 @@ LAYER_NAMES = {
 def write_hf_checkpoint(gguf_path: Path, dtype: Dtype, out: Path, report: Reporter) -> None:
     """Write the model in `gguf_path` into `out`: config, weights in `dtype`, tokenizer and chat template."""
     report(f"reading {gguf_path.name}")
-    metadata = Metadata.read(gguf_path)
+    metadata = _supported(gguf_path)
     reader = metadata.reader
-    _check_supported(metadata)
-    check_tokenizer(metadata)
     _write_json(out / "config.json", _config(metadata, dtype))
     _write_json(out / "generation_config.json", _special_ids(metadata))
     _write_json(out / "tokenizer_config.json", tokenizer_config(metadata))
     rebuild_tokenizer(metadata).save(str(out / "tokenizer.json"))
     write_weights(out / "model.safetensors", _weights(reader, metadata, report), dtype)
+
+
+def read_hf_config(gguf_path: Path, dtype: Dtype) -> dict[str, Any]:
+    """The config.json that `write_hf_checkpoint` would write, from the metadata alone; refuses what it would."""
+    return _config(_supported(gguf_path), dtype)
+
+
+def _supported(gguf_path: Path) -> Metadata:
+    changed = gguf_path.stat().st_mtime_ns if gguf_path.is_file() else 0
+    return _checked(gguf_path, changed)
+
+
+@functools.lru_cache(
+    maxsize=1
+)  # reading a vocabulary takes seconds: refused early and then dequantized, it is read once
+def _checked(gguf_path: Path, _changed: int) -> Metadata:
+    metadata = Metadata.read(gguf_path)
+    _check_supported(metadata)
+    check_tokenizer(metadata)
+    return metadata
 
 
 def _check_supported(metadata: Metadata) -> None:

@@ -27,12 +27,41 @@ def check_hub_id(hub_id: str) -> None:
 
 def fetch_from_hub(hub_id: str, report: Reporter) -> Path:
     """Directory with the files of `hub_id` that are needed, in huggingface_hub's cache; older fetches are reused."""
+    report(f"fetching {hub_id} from the Hugging Face hub")
+    return _fetch(hub_id, [*TAKEN, "model*.safetensors"])
+
+
+def fetch_config(hub_id: str, report: Reporter) -> Path:
+    """Directory with the config.json of `hub_id`, the only file that is fetched."""
+    report(f"fetching config.json of {hub_id} from the Hugging Face hub")
+    directory = _fetch(hub_id, ["config.json"])
+    if not (directory / "config.json").is_file():
+        raise SlipstreamError(
+            f"model.source: {hub_id} has no config.json on the hub",
+            mend="give a complete Hugging Face checkpoint; a GGUF is fetched by hand and given as a path",
+        )
+    return directory
+
+
+def hub_cache() -> Path:
+    """Where fetched files are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached_bytes(hub_id: str) -> int:
+    """What of `hub_id` has been fetched already, files that are not whole yet included."""
+    blobs = hub_cache() / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
+
+
+def _fetch(hub_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    report(f"fetching {hub_id} from the Hugging Face hub")
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=[*TAKEN, "model*.safetensors"]))
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except GatedRepoError as error:
         raise SlipstreamError(
             f"model.source: {hub_id} is gated: its licence must be accepted",

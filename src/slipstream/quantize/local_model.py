@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,17 @@ def check_model_directory(source: Path) -> None:
             raise SlipstreamError(f"{source}: has no {name}", mend=_mend_for_missing(name))
     config = read_json(source / "config.json")
     refuse_quantized(source / "config.json", config)
-    architecture(config, source)
+    architecture(config, source / "config.json")
     Tokenizer.load(source)
     check_weights(source)
 
 
-def architecture(config: dict[str, Any], source: Path) -> str:
-    """The one architecture that a config.json names."""
+def architecture(config: Mapping[str, Any], path: Path) -> str:
+    """The one architecture that the config.json `path` names."""
     names = config.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise SlipstreamError(
-            f"{source / 'config.json'}: architectures is {names!r}, one name is expected",
+            f"{path}: architectures is {names!r}, one name is expected",
             mend="use a checkpoint saved by transformers' save_pretrained",
         )
     return names[0]

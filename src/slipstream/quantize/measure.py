@@ -52,8 +52,8 @@ class Measurement:
         return self.perplexity_after / self.perplexity_before - 1
 
 
-def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool) -> RecipeSamples:
-    """Cut the recipe's texts into token samples of the model; a text that is too short is refused."""
+def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool, evaluates: bool) -> RecipeSamples:
+    """Cut the recipe's texts, as far as they are used, into token samples of the model; a short text is refused."""
     settings = recipe.settings
     tokenizer = Tokenizer.load(model_directory)
     rows = read_json(model_directory / "config.json").get("vocab_size", 0)
@@ -69,7 +69,7 @@ def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool) -
     return RecipeSamples(
         calibration=calibration,
         evaluation=evaluation_samples(tokenizer, recipe.evaluation_text, settings.evaluation)
-        if settings.evaluation
+        if settings.evaluation and evaluates
         else [],
     )
 
@@ -77,9 +77,9 @@ def recipe_samples(recipe: Recipe, model_directory: Path, *, calibrates: bool) -
 def measure_before(
     model: PreTrainedModel, recipe: Recipe, samples: RecipeSamples, model_directory: Path, report: Reporter
 ) -> BaseMeasurement | None:
-    """The unquantized `model` on what the recipe evaluates on; None where it does not."""
+    """The unquantized `model` on what the recipe evaluates on; None where it does not, or nothing is quantized."""
     evaluation = recipe.settings.evaluation
-    if evaluation is None:
+    if evaluation is None or not samples.evaluation:
         return None
     items = build_items(packaged_text("wikipedia").held_out, evaluation.choices) if evaluation.choices else []
     questions = tokenize(items, Tokenizer.load(model_directory))

@@ -24,6 +24,8 @@ BYTES_PER_PARAMETER = 8
 LIBRARIES_BYTES = GIB  # torch, transformers and ModelOpt, imported
 # Parameters x tokens that a core computes in a second with fake quantization: 8k tokens of 7B took 1.5 CPU-hours.
 PARAMETER_TOKENS_PER_CPU_S = 1.0e10
+PLAIN_PARAMETER_TOKENS_PER_CPU_S = 4.0e10  # without: SmolLM2-135M answered questions at 4.2e10, read text at 5.1e10
+QUESTION_TOKENS = 158  # of a multiple-choice question with its options, the mean of 500 with SmolLM2's tokenizer
 # The work of calibrating a token, in forward passes, as measured on SmolLM2-135M: AWQ tries eleven alphas on a sample.
 FORWARDS: Mapping[Method, int] = {
     "none": 1,  # for the KV cache's scales
@@ -37,6 +39,15 @@ FORWARDS: Mapping[Method, int] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Tokens that run through the whole model for one purpose, each counted as often as it does."""
+
+    what: str
+    quantized_tokens: int = 0  # with quantizers in the model
+    plain_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """What a quantization needs, and what there is."""
 
@@ -45,17 +56,36 @@ class Estimate:
     activations_bytes: int
     needed_bytes: int
     available_bytes: int
-    cpu_s: float
+    work: tuple[Work, ...]
     cores: int
 
     @property
-    def basis(self) -> str:
-        """The estimate in one line."""
+    def cpu_s(self) -> float:
+        return sum(map(self._cpu_s, self.work))
+
+    def _cpu_s(self, work: Work) -> float:
+        quantized_s = self.parameters * work.quantized_tokens / PARAMETER_TOKENS_PER_CPU_S
+        return quantized_s + self.parameters * work.plain_tokens / PLAIN_PARAMETER_TOKENS_PER_CPU_S
+
+    @property
+    def memory_basis(self) -> str:
+        """The memory in one line."""
         return (
-            f"about {_gib(self.needed_bytes)} of memory of {_gib(self.available_bytes)} available"
-            f" ({self.parameters / 1e9:.2f} billion parameters: {_gib(self.weights_bytes)} with the export's copies;"
-            f" {_gib(self.activations_bytes)} for activations; {_gib(LIBRARIES_BYTES)} for the libraries),"
-            f" about {remaining_time(self.cpu_s / self.cores)} on {self.cores} cores"
+            f"about {gib(self.needed_bytes)} of memory of {gib(self.available_bytes)} available"
+            f" ({self.parameters / 1e9:.2f} billion parameters: {gib(self.weights_bytes)} with the export's copies;"
+            f" {gib(self.activations_bytes)} for activations; {gib(LIBRARIES_BYTES)} for the libraries)"
+        )
+
+    @property
+    def time_basis(self) -> str:
+        """The time in one line."""
+        parts = [f"{remaining_time(self._cpu_s(part) / self.cores)} for {part.what}" for part in self.work]
+        if not parts:
+            return "no text runs through the model"
+        return (
+            f"about {remaining_time(self.cpu_s / self.cores)} on {self.cores} cores ({', '.join(parts)}; a core"
+            f" computes {PARAMETER_TOKENS_PER_CPU_S / 1e9:g} billion parameters x tokens a second with quantizers,"
+            f" {PLAIN_PARAMETER_TOKENS_PER_CPU_S / 1e9:g} without)"
         )
 
 
@@ -63,34 +93,31 @@ def estimate(
     shape: ModelShape,
     config: Mapping[str, Any],
     *,
-    method: Method,
-    calibration_tokens: int,
-    evaluation_tokens: int,
+    work: tuple[Work, ...],
     tokens_per_sample: int = BATCH_TOKENS,
 ) -> Estimate:
-    """What quantizing the model of `config` by `method` takes on this machine."""
+    """What quantizing the model of `config`, with all the `work` that belongs to it, takes on this machine."""
     parameters = count_parameters(shape, tied=bool(config.get("tie_word_embeddings", False)))
     weights = BYTES_PER_PARAMETER * parameters
     activations = _activations(shape, tokens_per_sample)
-    forwards = FORWARDS[method] * calibration_tokens + 2 * evaluation_tokens
     return Estimate(
         parameters=parameters,
         weights_bytes=weights,
         activations_bytes=activations,
         needed_bytes=weights + activations + LIBRARIES_BYTES,
         available_bytes=available_bytes(),
-        cpu_s=parameters * forwards / PARAMETER_TOKENS_PER_CPU_S,
+        work=work,
         cores=len(os.sched_getaffinity(0)),
     )
 
 
 def check_memory(needed: Estimate, report: Reporter) -> None:
     """Say what is needed; refuse a run that the kernel would kill."""
-    report(needed.basis)
+    report(f"{needed.memory_basis}, {needed.time_basis}")
     if needed.needed_bytes > needed.available_bytes:
         raise SlipstreamError(
-            f"quantizing this model needs {needed.basis}",
-            mend=f"quantize on a machine with {_gib(needed.needed_bytes)} of free memory, and copy the checkpoint here",
+            f"quantizing this model needs {needed.memory_basis}",
+            mend=f"quantize on a machine with {gib(needed.needed_bytes)} of free memory, and copy the checkpoint here",
         )
 
 
@@ -105,6 +132,11 @@ def available_bytes() -> int:
     """Memory that this process may still take: the machine's, within the limit of its control group."""
     free = psutil.virtual_memory().available
     return min(free, *(left for left in map(_left_in_group, _CONTROL_GROUPS) if left is not None), free)
+
+
+def gib(size: int) -> str:
+    """`5.2 GiB`."""
+    return f"{size / GIB:.1f} GiB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +180,3 @@ def _activations(shape: ModelShape, tokens_per_sample: int) -> int:
     """
     per_token = 3 * shape.vocab_size + 16 * shape.hidden_size + 4 * shape.intermediate_size
     return 4 * max(BATCH_TOKENS, tokens_per_sample) * per_token
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"

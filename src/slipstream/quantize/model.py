@@ -87,7 +87,7 @@ def _report(name: str, directory: Path) -> ModelReport:
     weights = check_weights(directory)
     return ModelReport(
         name=name,
-        architecture=architecture(config, directory),
+        architecture=architecture(config, directory / "config.json"),
         parameters=weights.parameters,
         layers=layers,
         weight_bytes=weights.total_bytes,

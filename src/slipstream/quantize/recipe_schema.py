@@ -99,7 +99,7 @@ class RecipeFile(_Part):
     )
     exclude_outliers: Outliers | None = Field(None, description="int8_sq: layers that calibration finds, besides")
     calibration: Calibration | None = Field(None, description="none, int8_wo: only for the scales of a KV cache")
-    evaluation: Evaluation | None = None
+    evaluation: Evaluation | None = Field(None, description="none: only with a quantized KV cache")
     limits: Limits = Limits.model_construct()
 
     @property
@@ -131,8 +131,8 @@ class RecipeFile(_Part):
 
 
 def _nothing_for_none(recipe: RecipeFile) -> str | None:
-    if recipe.method == "none" and (recipe.exclude or recipe.evaluation):
-        return "method is none: exclude and evaluation must be left out, nothing is quantized"
+    if recipe.method == "none" and recipe.exclude:
+        return "method is none: exclude must be left out, no linear layer is quantized"
     return None
 
 

@@ -13,6 +13,10 @@ from slipstream.quantize.recipe_schema import Calibration, Evaluation, TextSourc
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
 
+_WRITE_TEXT = 'write "text": "…"'
+_OR_CHAT = ', or "messages": [{"role": "user", "content": "…"}] with chat_template: true'
+_TEXT_ALONE = ("a text", _WRITE_TEXT)
+
 
 def calibration_samples(
     tokenizer: Tokenizer, text: str | None, settings: Calibration, template: ChatTemplate | None = None
@@ -40,7 +44,7 @@ def _documents(content: str, settings: TextSource, template: ChatTemplate | None
     if settings.jsonl is not None:
         for number, line in enumerate(content.split("\n"), 1):  # not at U+2028, which JSON allows in a text
             if line.strip():
-                yield _of_line(line, f"{settings.jsonl}: line {number}", settings.field, template)
+                yield _of_line(line, f"{settings.jsonl}: line {number}", settings, template)
     elif template is not None:
         for paragraph in filter(None, map(str.strip, content.split("\n\n"))):
             yield _rendered([{"role": "user", "content": paragraph}], template)
@@ -48,15 +52,20 @@ def _documents(content: str, settings: TextSource, template: ChatTemplate | None
         yield content
 
 
-def _of_line(line: str, where: str, field: str, template: ChatTemplate | None) -> str:
+def _of_line(line: str, where: str, settings: TextSource, template: ChatTemplate | None) -> str:
+    field, may_be_chat = settings.field, isinstance(settings, Calibration)
     value = _field(line, where, field)
     if isinstance(value, str):
         return value if template is None else _rendered([{"role": "user", "content": value}], template)
     is_chat = isinstance(value, list) and value and all(isinstance(message, dict) for message in value)
     if not is_chat:
+        what, mend = ("a text or a list of messages", f"{_WRITE_TEXT}{_OR_CHAT}") if may_be_chat else _TEXT_ALONE
+        raise SpecError(f"{where}: {field} is {type(value).__name__}, {what} is expected", mend=mend)
+    if not may_be_chat:
         raise SpecError(
-            f"{where}: {field} is {type(value).__name__}, a text or a list of messages is expected",
-            mend='write "text": "…", or "messages": [{"role": "user", "content": "…"}] with chat_template: true',
+            f"{where}: {field} holds messages of a chat; evaluation measures perplexity on plain text and has no chat"
+            " template",
+            mend=f"name another file, or another key with `field`, whose lines hold a text: {_WRITE_TEXT}",
         )
     if template is None:
         raise SpecError(

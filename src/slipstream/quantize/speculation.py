@@ -18,7 +18,7 @@ from slipstream.trtllm_checkpoint.config import read_architecture
 
 TEXTS = 8
 PROMPT_TOKENS = 32
-NEW_TOKENS = 16  # of each text: every one is a run of the whole target, which keeps no KV cache
+MIN_NEW_TOKENS = 16  # of each text: every one is a run of the whole target, which keeps no KV cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,9 @@ def measure_speculation(target: Member, draft: Member, text: str, max_draft_len:
     vocabularies = check_padded_vocabularies(target.checkpoint, draft.checkpoint, target.model)
     prompts = _prompts(Tokenizer.load(target.model), text)
     ids = prompts
-    for done in range(NEW_TOKENS):
-        report("greedy text of the target", done / NEW_TOKENS)
+    count = new_tokens(max_draft_len)
+    for done in range(count):
+        report("greedy text of the target", done / count)
         ids = np.concatenate([ids, _choices(target.checkpoint, ids)[:, -1:]], axis=1)
     report("the draft's choices")
     proposed = _choices(draft.checkpoint, ids[:, :-1])[:, PROMPT_TOKENS - 1 :]
@@ -53,6 +54,12 @@ def measure_speculation(target: Member, draft: Member, text: str, max_draft_len:
     return Speculation(
         tokenizers=tokenizers, vocabularies=vocabularies, acceptance=measure_acceptance(agrees, max_draft_len)
     )
+
+
+def new_tokens(max_draft_len: int) -> int:
+    """Tokens decoded of each text: whole steps of the longest kind, so that full agreement is seen as such."""
+    longest_step = max_draft_len + 1  # the target adds a token of its own
+    return -(-MIN_NEW_TOKENS // longest_step) * longest_step
 
 
 def speculation_text(speculation: Speculation) -> str:

@@ -41,7 +41,11 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
 
 def model_py(model_name: str) -> str:
     """The source of `model_name`'s `model.py`."""
-    entry = ENTRY_POINTS[model_name]
+    return model_py_of(ENTRY_POINTS[model_name])
+
+
+def model_py_of(entry: EntryPoint) -> str:
+    """The source of a `model.py` that imports `entry`."""
     return (
         f'"""{entry.does}\n\nRendered by `slipstream render`; the code is in `{entry.module}`.\n"""\n'
         "\n"

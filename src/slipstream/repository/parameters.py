@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from slipstream.errors import SlipstreamError
+from slipstream.errors import SlipstreamError, SpecError
 from slipstream.repository.contract import Kind, Parameter, contract, contract_name
 from slipstream.spec_file import did_you_mean
 
@@ -39,15 +39,28 @@ _BLS_PARAMETERS: tuple[tuple[str, str], ...] = (
     ("postprocessing", "skip_special_tokens"),
 )
 
+# The backend reads whole numbers with stoi, which takes a larger one for unset.
+_INT32_MAX = 2**31 - 1
+_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, 2.0**128 - 2.0**104
+_INT32: tuple[Kind, ...] = ("int", "int_csv", "instance_csv")
+
+# Speculation ends a text at the end of the context, as the engine does: its BLS loop is told where that is.
+_SPECULATION_LIMIT = Parameter(
+    name="slipstream_max_seq_len", kind="uint", minimum=2, meaning="the engine's max_seq_len"
+)
+
 _PATTERNS: Mapping[Kind, tuple[str, str]] = {
     "bool": (r"true|True|TRUE|1|false|False|FALSE|0", "true or false"),
-    "int": (r"-?\d+", "a whole number"),
-    "uint": (r"\d+", "a whole number, zero or more"),
+    "int": (r"-?[0-9]+", "a whole number"),
+    "uint": (r"[0-9]+", "a whole number, zero or more"),
     "path": (r"/.*", "an absolute path"),
     "str": (r".+", "some text"),
-    "int_csv": (r"\d+(,\d+)*", "whole numbers separated by commas"),
-    "instance_csv": (r"\d+(,\d+)*(;\d+(,\d+)*)*", "whole numbers separated by commas, model instances by semicolons"),
-    "choices": (r"\{\d+(,\d+)*\}(,\{\d+(,\d+)*\})*", "a tree such as {0},{0,0},{1}"),
+    "int_csv": (r"[0-9]+(,[0-9]+)*", "whole numbers separated by commas"),
+    "instance_csv": (
+        r"[0-9]+(,[0-9]+)*(;[0-9]+(,[0-9]+)*)*",
+        "whole numbers separated by commas, model instances by semicolons",
+    ),
+    "choices": (r"\{[0-9]+(,[0-9]+)*\}(,\{[0-9]+(,[0-9]+)*\})*", "a tree such as {0},{0,0},{1}"),
 }
 
 
@@ -57,14 +70,15 @@ def known_parameters(model_name: str, backend: str) -> Mapping[str, Parameter]:
     if contract_name(model_name) == "tensorrt_llm" and backend == "python":
         return {**known, **{parameter.name: parameter for parameter in EMBEDDED_PARAMETERS}}
     if model_name == "tensorrt_llm_bls":
-        return {**known, **{name: contract()[model].parameters[name] for model, name in _BLS_PARAMETERS}}
+        neighbours = {name: contract()[model].parameters[name] for model, name in _BLS_PARAMETERS}
+        return {**known, **neighbours, _SPECULATION_LIMIT.name: _SPECULATION_LIMIT}
     return known
 
 
 def as_strings(model_name: str, backend: str, values: Mapping[str, Value]) -> dict[str, str]:
     """The parameters of a model as Triton takes them, without those that are None.
 
-    Raises SlipstreamError for a name that the contract does not have, or a value of the wrong type or range.
+    Raises SlipstreamError for a name that the contract does not have, SpecError for a value of the wrong type or range.
     """
     known = known_parameters(model_name, backend)
     strings: dict[str, str] = {}
@@ -90,9 +104,30 @@ def expected_instead(parameter: Parameter, text: str) -> str | None:
     if "${" in text:
         return "a value; this is an unfilled placeholder"
     if parameter.kind == "float":
-        return None if _is_finite(text) else "a number"
-    pattern, words = _PATTERNS[parameter.kind]
-    return None if re.fullmatch(pattern, text) else words
+        words = None if _is_float32(text) else "a number"
+    else:
+        pattern, form = _PATTERNS[parameter.kind]
+        words = None if re.fullmatch(pattern, text) else form
+    return words or _expected_range(parameter, text)
+
+
+def _expected_range(parameter: Parameter, text: str) -> str | None:
+    """The range of `parameter`, if a number in `text`, which has its form, is outside."""
+    if parameter.kind not in {"int", "uint", "float", "int_csv", "instance_csv"}:
+        return None
+    maximum = parameter.maximum
+    if maximum is None and parameter.kind in _INT32:
+        maximum = _INT32_MAX
+    if all(_is_within(float(number), parameter, maximum) for number in re.split("[,;]", text)):
+        return None
+    low, high = (f"{limit:.10g}" if limit is not None else "any" for limit in (parameter.minimum, maximum))
+    return f"a number from {low} to {high}" + (", both excluded" if parameter.exclusive else "")
+
+
+def _is_within(number: float, parameter: Parameter, maximum: float | None) -> bool:
+    low = parameter.minimum if parameter.minimum is not None else -math.inf
+    high = maximum if maximum is not None else math.inf
+    return low < number < high if parameter.exclusive else low <= number <= high
 
 
 def _as_string(model_name: str, parameter: Parameter, value: str | int | float | bool) -> str:
@@ -100,7 +135,7 @@ def _as_string(model_name: str, parameter: Parameter, value: str | int | float |
     expected = expected_instead(parameter, text) or _expected_type(parameter.kind, value)
     if expected is None:
         return text
-    raise SlipstreamError(
+    raise SpecError(
         f"{model_name}: parameter {parameter.name} is {value!r}, expected {expected}",
         mend="correct the setting of the deployment that it comes from",
     )
@@ -122,8 +157,10 @@ def _expected_type(kind: Kind, value: str | int | float | bool) -> str | None:
     return f"a value of type {kind}"
 
 
-def _is_finite(text: str) -> bool:
+def _is_float32(text: str) -> bool:
+    """The backend reads numbers with stof, which takes one that is too large or too small for unset."""
     try:
-        return math.isfinite(float(text))
+        magnitude = abs(float(text))
     except ValueError:
         return False
+    return magnitude == 0 or _FLOAT32_MIN <= magnitude <= _FLOAT32_MAX

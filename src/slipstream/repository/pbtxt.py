@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.errors import SlipstreamError
 from slipstream.repository.contract import EnsembleStep, Tensor, contract, contract_name
-from slipstream.repository.models import Batching, ModelPlan
+from slipstream.repository.model_plan import Batching, ModelPlan
 from slipstream.repository.parameters import as_strings
 
 if TYPE_CHECKING:
@@ -93,5 +93,18 @@ def _set_batching(config: ModelConfig, batching: Batching) -> None:
     if batching.preferred_batch_size is not None:
         dynamic.preferred_batch_size.append(batching.preferred_batch_size)
     dynamic.max_queue_delay_microseconds = batching.max_queue_delay_us
-    if batching.max_queue_size:
-        dynamic.default_queue_policy.max_queue_size = batching.max_queue_size
+    _set_queue(dynamic, batching)
+
+
+def _set_queue(dynamic: Any, batching: Batching) -> None:
+    """Set the queue policy where it differs from Triton's own, which has no limits."""
+    from tritonclient.grpc.model_config_pb2 import ModelQueuePolicy
+
+    wanted = ModelQueuePolicy(
+        max_queue_size=batching.max_queue_size,
+        default_timeout_microseconds=batching.queue_timeout_us,
+        timeout_action=ModelQueuePolicy.TimeoutAction.Value(batching.queue_timeout_action),
+        allow_timeout_override=batching.allow_queue_timeout_override,
+    )
+    if wanted != ModelQueuePolicy():
+        dynamic.default_queue_policy.CopyFrom(wanted)

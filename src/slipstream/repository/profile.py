@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slipstream.errors import SlipstreamError
+from slipstream.repository.placement import Placement, refusal
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 _TRUE = {"true", "True", "TRUE", "1"}
 _TARGET, _DRAFT, _BLS = "tensorrt_llm", "tensorrt_llm_draft", "tensorrt_llm_bls"
-_FRACTION = "kv_cache_free_gpu_mem_fraction"
+_FAST_LOGITS = "speculative_decoding_fast_logits"
 
 
 def check_profile(path: Path, configs: Mapping[str, ModelConfig]) -> None:
@@ -27,7 +28,11 @@ def check_profile(path: Path, configs: Mapping[str, ModelConfig]) -> None:
     if _DRAFT in configs:
         for name in engines:
             profile.check_speculation(name)
-        profile.check_shared_memory()
+        profile.check_fast_logits(engines)
+    placement = Placement(path=path, configs={name: configs[name] for name in engines})
+    placement.check_ranks()
+    placement.check_gpus()
+    placement.check_memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,27 +78,24 @@ class _Profile:
         if decoding_mode is not None:
             raise self._refusal(name, "decoding_mode", decoding_mode, "absent to speculate")
 
-    def check_shared_memory(self) -> None:
-        """Each of two models on a GPU says its share; the backend's default of 0.9 for both does not fit."""
-        fractions = []
-        for name in (_TARGET, _DRAFT):
-            text = self._parameter(name, _FRACTION)
-            if text is None:
-                raise self._refusal(name, _FRACTION, "absent", "a share: two models use the GPU")
-            fractions.append(float(text))
-        if sum(fractions) >= 1:
-            both = " + ".join(f"{fraction:g}" for fraction in fractions)
-            raise self._refusal(_DRAFT, _FRACTION, f"{both} with the target's", "a sum below 1")
+    def check_fast_logits(self, engines: list[str]) -> None:
+        """Logits go from GPU to GPU only between ranks that an orchestrator did not spawn, and with both ends on."""
+        are_on = {name: self._parameter(name, _FAST_LOGITS) in _TRUE for name in engines}
+        if not any(are_on.values()):
+            return
+        for name, is_on in are_on.items():
+            if not is_on:
+                raise self._refusal(name, _FAST_LOGITS, "not on", "on in both engines, or in none")
+        for name in engines:
+            if self._parameter(name, "participant_ids") is None:
+                raise self._refusal(name, "participant_ids", "absent", f"ranks: {_FAST_LOGITS} needs them")
 
     def _parameter(self, name: str, key: str) -> str | None:
         parameters = self.configs[name].parameters
         return parameters[key].string_value if key in parameters else None
 
     def _refusal(self, name: str, key: str, found: str, expected: str) -> SlipstreamError:
-        return SlipstreamError(
-            f"{self.path / name / 'config.pbtxt'}: {key} is {found}, expected {expected}",
-            mend="correct engine and runtime in the deployment file and render again: slipstream render NAME",
-        )
+        return refusal(self.path, name, key, found, expected)
 
 
 def _word(value: bool) -> str:

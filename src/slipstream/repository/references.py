@@ -11,6 +11,7 @@ from slipstream.errors import StaleArtifactError
 from slipstream.progress import silent
 from slipstream.repository.render import Locations, render_repository
 from slipstream.repository.verify import model_directories
+from slipstream.repository.xgrammar_info import XGRAMMAR_INFO
 from slipstream.spec import DeploymentSpec
 from slipstream.spec_file import load_deployment
 
@@ -19,6 +20,10 @@ REFERENCES: Mapping[str, Path] = {
     "smollm2-135m-cpu": Path("model_repository"),
     "llama-3.1-8b-fp8-h100": Path("tests/golden/repository/llama-3.1-8b-fp8-h100"),
     "llama-3.3-70b-fp8-tp4-draft": Path("tests/golden/repository/llama-3.3-70b-fp8-tp4-draft"),
+    "llama-3.3-70b-int8-sq-tp8-a100": Path("tests/golden/repository/llama-3.3-70b-int8-sq-tp8-a100"),
+    "mixtral-8x22b-fp16-tp8-a100": Path("tests/golden/repository/mixtral-8x22b-fp16-tp8-a100"),
+    "llama-3.1-8b-nvfp4-llmapi-b200": Path("tests/golden/repository/llama-3.1-8b-nvfp4-llmapi-b200"),
+    "llama-3.1-405b-fp8-tp8-pp2-h100": Path("tests/golden/repository/llama-3.1-405b-fp8-tp8-pp2-h100"),
 }
 
 _MEND = "run slipstream render --references"
@@ -59,11 +64,15 @@ def neutral_locations(spec: DeploymentSpec) -> Locations:
     """Where a container would have the artifacts, so that a committed rendering names no machine's paths."""
     home = f"/models/{spec.name}"
     draft = f"{home}/draft" if spec.engine.draft else None
+    # The LLM API loads a Hugging Face checkpoint; there is no engine.
+    loaded = "checkpoint" if spec.engine.target == "llmapi" else "engine"
+    guided = spec.runtime.tensorrt_llm.guided_decoding_backend is not None
     return Locations(
-        engine_dir=f"{home}/engine",
+        engine_dir=f"{home}/{loaded}",
         tokenizer_dir=f"{home}/model",
-        draft_engine_dir=f"{draft}/engine" if draft else None,
+        draft_engine_dir=f"{draft}/{loaded}" if draft else None,
         draft_tokenizer_dir=f"{draft}/model" if draft else None,
+        xgrammar_info=f"{home}/model_repository/{XGRAMMAR_INFO}" if guided else None,
     )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from slipstream.progress import Reporter
 from slipstream.repository.entry_points import model_py
-from slipstream.repository.models import Locations, ModelPlan, plan_models
+from slipstream.repository.llmapi import plan_llmapi, write_llmapi
+from slipstream.repository.model_plan import Locations, ModelPlan
+from slipstream.repository.models import plan_models
 from slipstream.repository.pbtxt import model_config, to_text
 from slipstream.repository.verify import verify_repository
 from slipstream.spec import DeploymentSpec
@@ -30,8 +32,11 @@ class RepositoryReport:
 def render_repository(spec: DeploymentSpec, locations: Locations, out: Path, report: Reporter) -> RepositoryReport:
     """Write the model repository of `spec` into the existing directory `out`, and verify it.
 
-    Equal arguments give equal files. Raises SlipstreamError for a setting that no backend could parse.
+    Equal arguments give equal files. Raises SlipstreamError for a setting that no backend could parse, and SpecError
+    for one with which the engine would not load.
     """
+    if spec.engine.target == "llmapi":
+        return _render_llmapi(spec, locations, out, report)
     plans = plan_models(spec, locations)
     for done, plan in enumerate(plans):
         report(f"rendering {plan.name}", done / len(plans))
@@ -39,6 +44,15 @@ def render_repository(spec: DeploymentSpec, locations: Locations, out: Path, rep
     report("verifying against the contract")
     verify_repository(out)
     return _summary(plans)
+
+
+def _render_llmapi(spec: DeploymentSpec, locations: Locations, out: Path, report: Reporter) -> RepositoryReport:
+    """One Python model and its `model.yaml` in place of the five."""
+    report("rendering tensorrt_llm")
+    write_llmapi(plan_llmapi(spec, locations), out)
+    report("verifying against the contract")
+    verify_repository(out)
+    return RepositoryReport(models=("tensorrt_llm",), engine_backend="python", decoupled=spec.runtime.decoupled)
 
 
 def _write_model(plan: ModelPlan, directory: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipstream.errors import SlipstreamError
 from slipstream.repository.contract import EnsembleStep, ModelContract, Tensor, contract, contract_name
+from slipstream.repository.llmapi import is_llmapi, verify_llmapi
 from slipstream.repository.parameters import expected_instead, known_parameters
 from slipstream.repository.pbtxt import read_config
 from slipstream.repository.profile import check_profile
@@ -27,6 +28,9 @@ def verify_repository(path: Path) -> None:
 
     Files beside the model directories are not looked at, as Triton does not.
     """
+    if is_llmapi(path):
+        verify_llmapi(path)
+        return
     models = model_directories(path)
     _check_names(path, [model.name for model in models])
     configs = {model.name: verify_model(model) for model in models}

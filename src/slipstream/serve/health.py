@@ -9,8 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_PROBE = {"text_input": "Hello", "max_tokens": 1, "stream": False}
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A request for one token, and the model that takes text."""
+
+    model: str
+    body: Mapping[str, Any]
+
+
+TEXT_PROBE = Probe(model="ensemble", body={"text_input": "Hello", "max_tokens": 1, "stream": False})
+# The LLM API has one model, and its own names for the same.
+LLMAPI_PROBE = Probe(
+    model="tensorrt_llm", body={"text_input": "Hello", "sampling_param_max_tokens": 1, "streaming": False}
+)
 
 _ITERATIONS = re.compile(
     r'^nv_trt_llm_general_metrics\{[^}]*general_type="iteration_counter"[^}]*\} (\S+)$', re.MULTILINE
@@ -23,10 +35,11 @@ class Health:
 
     address: str
     metrics_address: str
+    probe: Probe = TEXT_PROBE
 
-    def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
-        """Whether `model` generates a token within `timeout_s`."""
-        status, body = self._post(f"/v2/models/{model}/generate", _PROBE, timeout_s)
+    def first_token(self, model: str | None = None, timeout_s: float = 10.0) -> bool:
+        """Whether `model`, else the probe's, generates a token within `timeout_s`."""
+        status, body = self._post(f"/v2/models/{model or self.probe.model}/generate", self.probe.body, timeout_s)
         # Triton answers some failures of decoupled models with 200 and an error in the body.
         return status == http.client.OK and "text_output" in body and "error" not in body
 

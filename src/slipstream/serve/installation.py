@@ -74,6 +74,8 @@ def _environment(wheel: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "VIRTUAL_ENV": sys.prefix,
         "LD_LIBRARY_PATH": os.pathsep.join([str(libraries), str(_libpython())]),
+        # Read by the processes that a stub starts. The stub itself (pybind11 2.10 in Triton 2.51) is isolated and finds
+        # Slipstream as an installed package.
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # a yaml.py in the current directory is not the yaml that is meant

@@ -6,12 +6,15 @@ import contextlib
 import random
 import socket
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from slipstream.errors import SlipstreamError
 from slipstream.spec import PortsSpec
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK: Final = "127.0.0.1"
+
+# In a container whose ports are published on the host's loopback, the server listens on the container's own network.
+Address = Literal["127.0.0.1", "0.0.0.0"]  # noqa: S104
 
 # Below Linux's ephemeral range (32768–60999): no outgoing connection takes a port between our look and the bind.
 _AUTO_RANGE = range(20000, 32768)
@@ -35,7 +38,7 @@ def resolve_ports(wanted: PortsSpec | Literal["auto"]) -> PortsSpec:
         http, grpc, metrics, gateway = _free_ports(4)
         return PortsSpec(http=http, grpc=grpc, metrics=metrics, gateway=gateway)
     for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
-        if not _is_free(port):
+        if not is_free(port):
             raise SlipstreamError(
                 f"port {port} (runtime.ports.{name}) on {LOOPBACK} is busy: {_owner(port)} listens there",
                 mend=f"stop it, or choose other ports: --set runtime.ports.{name}=PORT, or --set runtime.ports=auto",
@@ -51,7 +54,7 @@ def endpoints(ports: PortsSpec) -> Endpoints:
 
 def _free_ports(count: int) -> list[int]:
     candidates = random.SystemRandom().sample(_AUTO_RANGE, 200)
-    free = [port for port in candidates if _is_free(port)][:count]
+    free = [port for port in candidates if is_free(port)][:count]
     if len(free) < count:
         raise SlipstreamError(
             f"fewer than {count} of {len(candidates)} tried ports on {LOOPBACK} are free",
@@ -60,7 +63,8 @@ def _free_ports(count: int) -> list[int]:
     return free
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port` of the loopback address."""
     with socket.socket() as probe:
         # As servers bind: a connection of an earlier server that still lingers in TIME_WAIT is no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,8 +15,10 @@ import psutil
 
 from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter, silent
+from slipstream.project import Workspace
 from slipstream.serve import state as states
-from slipstream.serve.ports import resolve_ports
+from slipstream.serve.container import check_container, start_in_container
+from slipstream.serve.ports import LOOPBACK, Address, resolve_ports
 from slipstream.serve.shared_memory import region_prefix, sweep, sweep_orphans
 from slipstream.serve.triton import TritonServer, start_triton
 from slipstream.serve.watchdog import Watchdog
@@ -37,25 +39,32 @@ class ServedDeployment:
     run: Path
     ports: PortsSpec
     server: TritonServer
+    address: Address = LOOPBACK
 
     def restart(self, log: Callable[[str], None]) -> None:
         """Replace the server. Its connections break, which is the answer to every request in flight."""
         started = time.monotonic()
         self.server.kill()
-        self.server = start_triton(self.repository, self.ports, self.run)
+        self.server = _start(self.spec, self.repository, self.ports, self.run, self.address)
         self.server.wait_until_ready(self.spec.runtime.startup_timeout_s, silent)
         log(f"serving again after {time.monotonic() - started:.1f} s")
 
 
 @contextmanager
-def served(spec: DeploymentSpec, repository: Path, run: Path, report: Reporter) -> Iterator[ServedDeployment]:
+def served(
+    spec: DeploymentSpec, repository: Path, run: Path, report: Reporter, *, address: Address = LOOPBACK
+) -> Iterator[ServedDeployment]:
     """A deployment that has given its first token; whatever happens in the block, nothing of it stays.
 
-    Hold `state.serving` around it wherever another process could serve from `run`.
+    Hold `state.serving` around it wherever another process could serve from `run`. A GPU's ranks listen on `address`
+    and are started after a pre-flight; the embedded server is on loopback always.
     """
     sweep_orphans()
     ports = resolve_ports(spec.runtime.ports)
-    deployment = ServedDeployment(spec, repository, run, ports, start_triton(repository, ports, run))
+    if spec.engine.target != "openvino":
+        check_container(spec, Workspace(directory=repository.parent), ports)
+    server = _start(spec, repository, ports, run, address)
+    deployment = ServedDeployment(spec, repository, run, ports, server, address)
     try:
         states.write_state(run, _state(deployment, is_ready=False))
         deployment.server.wait_until_ready(spec.runtime.startup_timeout_s, report)
@@ -110,6 +119,12 @@ def stop_served(run: Path) -> bool:
     return True
 
 
+def _start(spec: DeploymentSpec, repository: Path, ports: PortsSpec, run: Path, address: Address) -> TritonServer:
+    if spec.engine.target == "openvino":
+        return start_triton(repository, ports, run)
+    return start_in_container(spec, repository, ports, run, address)
+
+
 def _watchdog(deployment: ServedDeployment) -> Watchdog:
     server = deployment.server
     return Watchdog(server.process.pid, server.health, deployment.spec.runtime.probe_period_s)
@@ -117,7 +132,7 @@ def _watchdog(deployment: ServedDeployment) -> Watchdog:
 
 def _complaint(server: TritonServer, watchdog: Watchdog) -> str | None:
     code = server.process.poll()
-    return watchdog.complaint() if code is None else f"tritonserver ended with code {code}"
+    return watchdog.complaint() if code is None else f"{server.name} ended with code {code}"
 
 
 @contextmanager

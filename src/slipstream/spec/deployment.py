@@ -28,6 +28,14 @@ class DeploymentSpec(Group):
     gateway: GatewaySpec = GatewaySpec()
     hardware: HardwareSpec | None = Field(None, description="the GPUs; memory and formats are checked against them")
 
+    @property
+    def is_orchestrated(self) -> bool:
+        """Whether one process speaks for all ranks: on demand, and for two engines that both have several ranks."""
+        mode, engine = self.runtime.launch_mode, self.engine
+        if engine.target != "tensorrt_llm":
+            return False
+        return mode == "orchestrator" or (mode == "auto" and engine.draft is not None and engine.world_size > 1)
+
     @model_validator(mode="after")
     def _runtime_fits_the_target(self) -> DeploymentSpec:
         target, runtime = self.engine.target, self.runtime
@@ -39,8 +47,6 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"runtime.engine_instances is {runtime.engine_instances}, the CPU engine runs one: it uses all cores"
             )
-        if target == "openvino" and self.hardware is not None:
-            raise ValueError("hardware names GPUs, engine.target openvino runs on the CPU: leave it out")
         return self
 
     @model_validator(mode="after")

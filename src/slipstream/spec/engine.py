@@ -10,7 +10,7 @@ from slipstream.spec.groups import AbsolutePath, Group, ModelSpec, QuantizationS
 
 Plugin = Literal["auto", "float16", "bfloat16", "float32", "fp8", "nvfp4", "disable"]
 SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3"]
-Tree = Annotated[str, Field(pattern=r"^\{\d+(,\d+)*\}(,\{\d+(,\d+)*\})*$", max_length=65536)]
+Tree = Annotated[str, Field(pattern=r"^\{[0-9]+(,[0-9]+)*\}(,\{[0-9]+(,[0-9]+)*\})*$", max_length=65536)]
 
 # EAGLE's limits are the builder's own: TensorRT-LLM 1.2, `trtllm-build` rules.
 _EAGLE_MAX_BATCH, _EAGLE_MAX_DRAFT = 512, 256

@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from slipstream.spec.groups import AbsolutePath, Execution, Group, Port
 
 # GPU ids or MPI ranks: the members of an instance by commas, instances by semicolons.
-Instances = Annotated[str, Field(pattern=r"^\d+(,\d+)*(;\d+(,\d+)*)*$", max_length=4096)]
-Windows = Annotated[str, Field(pattern=r"^\d+(,\d+)*$", max_length=4096)]
+Instances = Annotated[str, Field(pattern=r"^[0-9]+(,[0-9]+)*(;[0-9]+(,[0-9]+)*)*$", max_length=4096)]
+Windows = Annotated[str, Field(pattern=r"^[0-9]+(,[0-9]+)*$", max_length=4096)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 44)]
+_INT32_MAX = 2**31 - 1  # the backend takes a larger number for unset
 
 
 class PortsSpec(Group):
@@ -34,17 +35,22 @@ class PortsSpec(Group):
 class TensorrtLlmSpec(Group):
     """Parameters of the C++ backend, under its own names; what is left out keeps the backend's default."""
 
-    max_tokens_in_paged_kv_cache: int | None = Field(None, ge=1, description="KV pool in tokens, beside the fraction")
+    max_tokens_in_paged_kv_cache: int | None = Field(
+        None, ge=1, le=_INT32_MAX, description="KV pool in tokens, beside the fraction"
+    )
     max_attention_window_size: Windows | None = Field(None, description="tokens a layer sees, one number a layer")
-    sink_token_length: int | None = Field(None, ge=0, description="first tokens that a window keeps")
     kv_cache_host_memory_bytes: Bytes | None = Field(None, description="host memory for KV blocks moved off the GPU")
     kv_cache_onboard_blocks: bool | None = Field(None, description="moved blocks come back before they are reused")
     normalize_log_probs: bool | None = Field(None, description="log probabilities divided by the length")
     gpu_device_ids: Instances | None = Field(None, description="GPUs of each instance: `0,1;2,3`; orchestrator mode")
     participant_ids: Instances | None = Field(None, description="MPI ranks of each instance; orchestrator, no spawning")
     num_nodes: int | None = Field(None, ge=1, le=64, description="machines of the model")
-    lora_cache_optimal_adapter_size: int | None = Field(None, ge=1, description="rank that the LoRA cache is paged for")
-    lora_cache_max_adapter_size: int | None = Field(None, ge=1, description="largest rank that fits the LoRA cache")
+    lora_cache_optimal_adapter_size: int | None = Field(
+        None, ge=1, le=512, description="rank that the LoRA cache is paged for"
+    )
+    lora_cache_max_adapter_size: int | None = Field(
+        None, ge=1, le=512, description="largest rank that fits the LoRA cache"
+    )
     lora_cache_gpu_memory_fraction: Fraction | None = Field(None, description="of the free GPU memory, for LoRA")
     lora_cache_host_memory_bytes: Bytes | None = Field(None, description="host memory for LoRA weights")
     lora_prefetch_dir: AbsolutePath | None = Field(None, description="LoRA weights that are loaded at the start")
@@ -59,8 +65,12 @@ class TensorrtLlmSpec(Group):
     multi_block_mode: bool | None = Field(None, description="several blocks a sequence in generation attention")
     cuda_graph_mode: bool | None = Field(None, description="CUDA graphs for generation")
     cuda_graph_cache_size: int | None = Field(None, ge=0, le=100_000, description="graphs that are kept")
-    iter_stats_max_iterations: int | None = Field(None, ge=0, description="iterations whose statistics are kept")
-    request_stats_max_iterations: int | None = Field(None, ge=0, description="iterations of request statistics kept")
+    iter_stats_max_iterations: int | None = Field(
+        None, ge=0, le=_INT32_MAX, description="iterations whose statistics are kept"
+    )
+    request_stats_max_iterations: int | None = Field(
+        None, ge=0, le=_INT32_MAX, description="iterations of request statistics kept"
+    )
     speculative_decoding_fast_logits: bool | None = Field(
         None, description="draft logits from GPU to GPU; orchestrator mode without spawning"
     )
@@ -70,8 +80,6 @@ class TensorrtLlmSpec(Group):
     def _parameters_fit_together(self) -> TensorrtLlmSpec:
         if self.cuda_graph_cache_size and self.cuda_graph_mode is not True:
             raise ValueError("cuda_graph_cache_size is given, cuda_graph_mode is not true: no graph would be kept")
-        if self.sink_token_length and self.max_attention_window_size is None:
-            raise ValueError("sink_token_length is given without max_attention_window_size: there is no window")
         if self.speculative_decoding_fast_logits and self.participant_ids is None:
             raise ValueError(
                 "speculative_decoding_fast_logits is true and participant_ids missing: the backend switches it off"

@@ -13,6 +13,7 @@ from slipstream.errors import SlipstreamError
 
 QuantAlgo = Literal["W8A16", "W8A8_SQ_PER_CHANNEL", "FP8", "W4A16_AWQ", "W4A8_AWQ", "NVFP4"]
 KvCacheAlgo = Literal["FP8", "INT8"]
+Dtype = Literal["float16", "bfloat16", "float32"]
 
 ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -21,6 +22,9 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
+# Qwen's architectures and the qwen_type that TensorRT-LLM's model of them reads (tensorrt_llm/models/qwen/config.py).
+QWEN_TYPES = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 QUANT_ALGOS: tuple[QuantAlgo, ...] = get_args(QuantAlgo)
 KV_CACHE_ALGOS: tuple[KvCacheAlgo, ...] = get_args(KvCacheAlgo)
 DEFAULT_GROUP_SIZE = 128  # of QuantConfig in tensorrt_llm/models/modeling_utils.py
@@ -65,6 +69,7 @@ class Quantization:
     kv_cache_algo: KvCacheAlgo | None
     group_size: int  # inputs that share a scale, where the format has groups
     exclude_modules: tuple[str, ...]  # stay floats; names as TensorRT-LLM's, with * as in a shell
+    has_prequant_scales: bool  # of AWQ: without them TensorRT-LLM drops those that are stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,14 @@ class Architecture:
     experts: Experts | None
     quantization: Quantization
     parallelism: Parallelism
+    dtype: Dtype  # of whatever is not quantized
+    has_attention_bias: bool
+    has_mlp_bias: bool
+    qwen_type: str | None  # TensorRT-LLM's name of the Qwen generation; None: config.json has none
+
+    @property
+    def is_qwen(self) -> bool:
+        return self.name in QWEN_TYPES
 
 
 def read_architecture(config_path: Path) -> Architecture:
@@ -124,6 +137,10 @@ def read_architecture(config_path: Path) -> Architecture:
         experts=_experts(config),
         quantization=_quantization(config),
         parallelism=_parallelism(config),
+        dtype=_dtype(config),
+        has_attention_bias=config.switch("attn_bias", default=name in QWEN_TYPES),
+        has_mlp_bias=config.switch("mlp_bias", default=False),
+        qwen_type=None if config.values.get("qwen_type") is None else config.text("qwen_type"),
     )
     _require_whole_heads(config, architecture)
     return architecture
@@ -156,6 +173,14 @@ class Config:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.malformed(key, value, "a whole number above 0")
+        return value
+
+    def switch(self, key: str, *, default: bool) -> bool:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.malformed(key, value, "true or false")
         return value
 
     def real(self, key: str) -> float:
@@ -257,15 +282,12 @@ _QUANTIZATION_KEYS = frozenset(
         "use_meta_recipe",
     )
 )
-_DTYPES = ("float16", "bfloat16", "float32")
 
 
 def _quantization(config: Config) -> Quantization:
     section = config.section("quantization")
     for key in sorted(set(section.values) - _QUANTIZATION_KEYS):
         raise config.refused(f"quantization.{key}", section.values[key], "TensorRT-LLM knows no such key")
-    if config.values.get("dtype") not in _DTYPES:
-        raise config.refused("dtype", config.values.get("dtype"), f"known are {', '.join(_DTYPES)}")
     algo = section.values.get("quant_algo")
     if algo == "NO_QUANT":
         algo = None
@@ -286,7 +308,15 @@ def _quantization(config: Config) -> Quantization:
         kv_cache_algo=kv_cache_algo,
         group_size=NVFP4_BLOCK_SIZE if algo == "NVFP4" else section.whole("group_size", default=DEFAULT_GROUP_SIZE),
         exclude_modules=tuple(excluded),
+        has_prequant_scales=section.switch("pre_quant_scale", default=False),
     )
+
+
+def _dtype(config: Config) -> Dtype:
+    for dtype in DTYPES:
+        if config.values.get("dtype") == dtype:
+            return dtype
+    raise config.refused("dtype", config.values.get("dtype"), f"known are {', '.join(DTYPES)}")
 
 
 def _parallelism(config: Config) -> Parallelism:

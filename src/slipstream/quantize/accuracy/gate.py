@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import RejectedArtifactError
-from slipstream.formats import next_recipe
+from slipstream.formats import KvCache, Method, next_recipe
 from slipstream.quantize.accuracy.report import AccuracyReport, ChoiceAccuracy, TextAccuracy
 from slipstream.quantize.recipe_schema import Limits
 
@@ -31,15 +31,34 @@ def judge(report: AccuracyReport, limits: Limits) -> list[Violation]:
     return violations + _judge_choices(report.choices, limits.max_choice_drop_points)
 
 
-def rejection(recipe: str, method: str, violations: Sequence[Violation], kept_at: Path) -> RejectedArtifactError:
-    """The error for a checkpoint that was kept aside, with the recipe to try next."""
-    following = next_recipe(method)
-    step = f"set quantization.recipe to {following}" if following else "raise the limits in the recipe"
+def rejection(
+    recipe: str,
+    method: Method,
+    violations: Sequence[Violation],
+    kept_at: Path,
+    *,
+    sm: int | None = None,
+    kv_cache: KvCache = "auto",
+) -> RejectedArtifactError:
+    """The error for a checkpoint that was kept aside, with what to try next.
+
+    `sm` is the compute capability of the GPU that will run it (as 89), where that is known: no recipe is named that it
+    cannot run. `kv_cache` is what the checkpoint was made with.
+    """
     return RejectedArtifactError(
         f"recipe {recipe}: the checkpoint loses too much and is not used: {'; '.join(map(str, violations))}."
         f" It is kept at {kept_at}",
-        mend=f"{step}; or calibrate on more text, or raise the recipe's limits if the loss is acceptable",
+        mend=f"{_next_step(method, sm, kv_cache)}; or calibrate on more text, or raise the recipe's limits if the loss"
+        " is acceptable",
     )
+
+
+def _next_step(method: Method, sm: int | None, kv_cache: KvCache) -> str:
+    """The next recipe; a KV cache in 16 bits where that is all that is quantized, or may be what loses."""
+    following = next_recipe(method, sm)
+    steps = [f"set quantization.recipe to {following}"] if following else []
+    steps += ["set quantization.kv_cache to auto"] if kv_cache != "auto" else []
+    return ", or ".join(steps) or "raise the limits in the recipe"
 
 
 def _judge_text(text: TextAccuracy, limits: Limits) -> Iterator[Violation]:

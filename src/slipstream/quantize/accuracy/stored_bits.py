@@ -11,7 +11,9 @@ from slipstream.trtllm_checkpoint.shard import Shard, TensorEntry
 
 _LINEARS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
 _FOUR_BITS = {"W4A16_AWQ": "I8", "W4A8_AWQ": "I8", "NVFP4": "U8"}  # the type that holds two weights in a byte
+_AWQ = ("W4A16_AWQ", "W4A8_AWQ")
 _SCALE_BITS = 16  # of a row's scale, that TensorRT-LLM makes when it quantizes W8A16's floats
+_GROUP_SCALES = "weights_scaling_factor"  # of AWQ: float32 in the file, rounded to the model's 16 bits when loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +22,14 @@ class StoredBits:
 
     weights: int
     in_file: float
-    in_engine: float  # differs for W8A16, whose float weights are quantized when they are loaded
+    in_engine: float  # differs for W8A16, whose floats are quantized when they are loaded, and for AWQ's scales
 
 
 def stored_bits(checkpoint: Path) -> StoredBits:
-    """Count the tensors of all ranks of `checkpoint`; layers that were left in floats count as they are."""
+    """Count the tensors of all ranks of `checkpoint`; layers that were left in floats count as they are.
+
+    What TensorRT-LLM makes of them when it loads them: the layers of tensorrt_llm/quantization/layers.py.
+    """
     quantization = read_json(checkpoint / "config.json")["quantization"]
     algo, excluded = quantization.get("quant_algo"), quantization.get("exclude_modules") or ()
     weights, file_bits, engine_bits = 0, 0, 0
@@ -32,7 +37,8 @@ def stored_bits(checkpoint: Path) -> StoredBits:
         bits = 8 * (entry.end - entry.start)
         file_bits += bits
         if not name.endswith(".weight"):
-            engine_bits += bits
+            is_rounded = algo in _AWQ and name.endswith(_GROUP_SCALES)
+            engine_bits += _count(entry, None) * _SCALE_BITS if is_rounded else bits
             continue
         count = _count(entry, algo)
         weights += count

@@ -11,6 +11,7 @@ import numpy as np
 
 from slipstream.errors import SlipstreamError
 from slipstream.progress import Reporter
+from slipstream.quantize.verify.declared import check_declared
 from slipstream.quantize.verify.execute import Execution, execute
 from slipstream.quantize.verify.findings import Codes, Finding, Kind, Verification, error, note
 from slipstream.quantize.verify.layout import check_layout, open_shards
@@ -26,6 +27,7 @@ from slipstream.quantize.verify.logits import (
     tolerance,
 )
 from slipstream.quantize.verify.ranges import check_calibrated, check_kv_scales, check_second_scales, suspicious_scales
+from slipstream.quantize.verify.room import check_room_for_model, check_room_for_ranks
 from slipstream.quantize.verify.source import SourceModel
 from slipstream.quantize.verify.source_config import check_config
 from slipstream.quantize.verify.tensors import check_tensors
@@ -57,7 +59,8 @@ def verify_checkpoint(
 ) -> Verification:
     """Verify the checkpoint in `checkpoint_dir` against the Hugging Face model in `model_dir`.
 
-    Whatever is wrong with the checkpoint is a finding; SlipstreamError is for a model directory that cannot be read.
+    Whatever is wrong with the checkpoint is a finding; SlipstreamError is for a model directory that cannot be read,
+    and for a machine without the memory.
     """
     known = _Progress()
     source = _source(checkpoint_dir, model_dir)
@@ -68,6 +71,8 @@ def verify_checkpoint(
         return _result(known)
     if source is not None:
         known.findings += check_config(known.architecture, source.config)
+    if not known.has_errors:  # else its sizes are not to be trusted
+        _check_room(known.architecture, checkpoint_dir, source)
     shards, damaged = open_shards(checkpoint_dir, known.architecture)
     known.findings += damaged
     if damaged:
@@ -75,7 +80,14 @@ def verify_checkpoint(
     known.findings += check_layout(known.architecture, shards)
     if _can_run(known.findings):
         _check_numbers(known, checkpoint_dir, known.architecture, shards, source, report, device)
+    known.findings += check_declared(known.architecture, shards)  # last: what it says keeps nothing from being compared
     return _result(known)
+
+
+def _check_room(architecture: Architecture, checkpoint: Path, source: SourceModel | None) -> None:
+    check_room_for_ranks(architecture)
+    if source is not None and not (checkpoint / REFERENCE_NAME).is_file():
+        check_room_for_model(architecture, source.config)
 
 
 def _check_numbers(
@@ -139,6 +151,7 @@ def _run(
         )
     elif source is not None:
         known.compared_with = "the model before quantization"
+        check_room_for_model(architecture, source.config)
         report("running the unquantized model")
         logits = unquantized_logits(source.directory, input_ids)
         known.comparison = compare_logits(known.execution.logits, logits, architecture.quantization)

@@ -27,6 +27,7 @@ Kind = Literal[
     "wrong-activation-scale",
     "wrong-group-order",
     "wrong-values",
+    "bias",
     "kv-scale",
     "exclude-modules",
     "execution",

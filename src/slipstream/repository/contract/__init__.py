@@ -42,6 +42,9 @@ class Parameter:
     may_be_empty: bool = False  # the backend takes "" for unset
     allowed: tuple[str, ...] = ()  # empty: every value of the kind
     fixed: str | None = None  # the only value that makes sense
+    minimum: float | None = None  # of a number, or of each number of a list
+    maximum: float | None = None
+    exclusive: bool = False  # the limits themselves are outside
     default: str | float | None = None  # what the backend does when the key is absent
 
 
@@ -109,6 +112,9 @@ def _parameter(row: Mapping[str, Any]) -> Parameter:
         may_be_empty=row.get("may_be_empty", False),
         allowed=tuple(row.get("allowed", ())),
         fixed=row.get("fixed"),
+        minimum=row.get("minimum"),
+        maximum=row.get("maximum"),
+        exclusive=row.get("exclusive", False),
         default=row.get("default"),
     )
 

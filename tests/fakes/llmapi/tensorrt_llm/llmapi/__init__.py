@@ -1,0 +1,1 @@
+"""The groups of arguments, and how a YAML file becomes them."""
