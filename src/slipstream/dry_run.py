@@ -176,7 +176,7 @@ def _launch(context: Context, inside: Workspace) -> tuple[Command, ...]:
         for command in launch_plan(
             spec,
             repository=str(inside.model_repository),
-            container=pinned(context.root, "TRITON_TRTLLM_IMAGE"),
+            container=spec.runtime.container_image or pinned(context.root, "TRITON_TRTLLM_IMAGE"),
             ports=_ports(spec),
             for_=way,
         )

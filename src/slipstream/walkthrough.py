@@ -92,7 +92,8 @@ parameters, and stand-ins as strict as the real tools run the whole path. What i
 doctor NAME` says before anything runs; `slipstream up NAME --dry-run` shows the same commands with every rendered file.
 
 Paths are those inside the containers: the artifacts of a deployment, `build/NAME` on the host, are at `/models/NAME`.
-Where an image of `nvcr.io` serves, it needs Slipstream's Python models beside it: `docker/Dockerfile.triton` adds them.
+Where an image of `nvcr.io` serves, it needs Slipstream's Python models beside it: `docker/Dockerfile.triton` adds them,
+and `runtime.container_image` names the result where a registry has it (Slurm, Kubernetes).
 
 Once, in a clone of the repository, on a machine with the GPUs, Docker and NVIDIA's container toolkit:
 

@@ -53,6 +53,15 @@ def test_the_reference_deployments_run_these_programs(tmp_path: Path, name: str,
     assert {"weights", "KV cache", "free", "card"} <= {row.name for row in made.memory.rows}
 
 
+def test_the_image_that_serves_can_be_ones_own(tmp_path: Path) -> None:
+    made = run("llama-3.1-405b-fp8-tp8-pp2-h100", tmp_path, "runtime.container_image=registry.example/triton:1")
+    _, build, slurm, lws = made.commands
+    assert "--container-image=registry.example#triton:1" in slurm.argv
+    assert lws.container == "registry.example/triton:1"
+    assert build.container is not None
+    assert build.container.startswith("nvcr.io/nvidia/tritonserver:")  # an engine is compiled in the pinned one
+
+
 def test_overrides_are_part_of_the_command(tmp_path: Path) -> None:
     quantize = run("llama-3.1-8b-fp8-h100", tmp_path, "engine.max_batch_size=8").commands[0]
     assert quantize.argv[-2:] == ("--set", "engine.max_batch_size=8")

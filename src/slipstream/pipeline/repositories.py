@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slipstream.repository.render import Locations
 
 # What of `runtime` concerns the process and its ports, not what the models read.
-_PROCESS_FIELDS = {"ports", "startup_timeout_s", "probe_period_s"}
+_PROCESS_FIELDS = {"ports", "startup_timeout_s", "probe_period_s", "container_image"}
 
 
 def locations_in(workspace: Workspace, spec: DeploymentSpec) -> Locations:

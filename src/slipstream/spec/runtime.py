@@ -111,6 +111,13 @@ class RuntimeSpec(Group):
     decoupled: bool = Field(
         default=True, description="streaming profile; false is the profile of draft-target speculation"
     )
+    container_image: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][\w./:@-]*$",
+        max_length=512,
+        description="what serves on GPUs: NVIDIA's image with Slipstream beside, as docker/Dockerfile.triton makes it;"
+        " null: NVIDIA's as it is pinned",
+    )
     launch_mode: Literal["auto", "leader", "orchestrator"] = Field(
         "auto", description="how ranks start: `auto` and `leader`, one tritonserver a rank by mpirun; `orchestrator`"
     )
