@@ -116,6 +116,7 @@ def test_a_draft_needs_the_non_decoupled_profile(root: Path) -> None:
     assert "non-decoupled" in refusal(root, "runtime.decoupled=true", deployment=DRAFT)
     assert "resends" in refusal(root, "runtime.enable_kv_cache_reuse=false", deployment=DRAFT)
     assert "echoed" in refusal(root, "runtime.exclude_input_in_output=true", deployment=DRAFT)
+    assert "all tokens so far" in refusal(root, "engine.max_input_len=4096", deployment=DRAFT)
 
 
 def test_the_kv_fractions_of_target_and_draft_leave_room(root: Path) -> None:

@@ -107,6 +107,11 @@ class DeploymentSpec(Group):
             raise ValueError("runtime.exclude_input_in_output is true, engine.draft needs false: prompts are echoed")
         if not self.runtime.enable_kv_cache_reuse:
             raise ValueError("runtime.enable_kv_cache_reuse is false, engine.draft needs true: every step resends ids")
+        if self.engine.max_input_len < self.engine.max_seq_len - 1:
+            raise ValueError(
+                f"engine.max_input_len is {self.engine.max_input_len}, engine.draft needs max_seq_len - 1 ="
+                f" {self.engine.max_seq_len - 1}: every step of speculation sends all tokens so far as a prompt"
+            )
         both = self.runtime.kv_cache_free_gpu_mem_fraction + draft.kv_cache_free_gpu_mem_fraction
         if both >= 1:
             raise ValueError(
