@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from slipstream.spec_file import load_deployment
 
 # Torch's threads spin while they wait for each other; beside a server and a test runner on two cores that costs most.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so has every command that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SLIPSTREAM = [sys.executable, "-m", "slipstream"]
