@@ -14,8 +14,10 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from slipstream.backend.characters import Characters
 from slipstream.backend.contract import SERVED_OUTPUTS
-from slipstream.backend.engine import Engine
+from slipstream.backend.engine import Engine, Lengths
+from slipstream.backend.figures import gauge_values
 from slipstream.backend.messages import Cancel, Ending, FromLoop, Generate, Step, Tokens, ToLoop
+from slipstream.backend.metric_families import BATCHER, FAMILIES, GENERAL, KV_CACHE, MEMORY, REQUESTS
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest, OutputWishes, Penalties, StopRules
 from slipstream.backend.responses import response_tensors
@@ -211,14 +213,17 @@ class FakeLoop:
     def has_more(self) -> bool:
         return not self._said.empty()
 
+    def memory_bytes(self) -> int:
+        return 4096
+
     def close(self) -> None:
         self._said.put(None)
 
     def forget(self) -> None:
         pass
 
-    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5) -> None:
-        self._said.put(Step(list(tokens), kv_cache_usage))
+    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5, paused_requests: int | None = 0) -> None:
+        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests))
 
     def die(self) -> None:
         self._said.put(None)
@@ -243,11 +248,17 @@ class FakeReply:
 class Bench:
     """An engine over fake loops; `loops[-1]` is the one in use."""
 
-    def __init__(self, *, max_queue_size: int = 0) -> None:
+    def __init__(self, *, max_queue_size: int = 0, max_batch_size: int = 1) -> None:
         self.loops: list[FakeLoop] = []
-        limits = Limits(max_input_len=9, max_seq_len=10, max_batch_size=1, max_queue_size=max_queue_size, vocab_size=99)
+        self.limits = Limits(
+            max_input_len=9,
+            max_seq_len=10,
+            max_batch_size=max_batch_size,
+            max_queue_size=max_queue_size,
+            vocab_size=99,
+        )
         self.changed = threading.Event()
-        self.engine = Engine(self._open, limits=limits, vocabulary=None, changed=self.changed)
+        self.engine = Engine(self._open, limits=self.limits, vocabulary=None, changed=self.changed)
 
     def _open(self) -> FakeLoop:
         self.loops.append(FakeLoop())
@@ -336,3 +347,49 @@ def test_unloading_fails_what_is_in_flight() -> None:
     bench.engine.submit(a_request(), reply)
     bench.engine.close()
     assert "unloaded" in reply.failures.get(timeout=5)
+
+
+def test_the_gauges_tell_reading_writing_paused_and_waiting_requests_apart() -> None:
+    bench = Bench(max_batch_size=3)
+    writing, replies = [bench.engine.submit(a_request(), FakeReply()) for _ in range(2)], [FakeReply(), FakeReply()]
+    for reply in replies:
+        bench.engine.submit(a_request(), reply)
+    bench.loops[0].say(*(Tokens(handle, [10]) for handle in writing), kv_cache_usage=0.25, paused_requests=1)
+    while bench.engine.kv_cache_usage != 0.25 or sum(s.tokens_generated for s in bench.engine.streams()) != 2:
+        time.sleep(0.001)
+    values = gauge_values(bench.engine, bench.limits, max_kv_blocks=8)
+    assert values[REQUESTS] == {"active": 4, "max": 3, "scheduled": 2, "context": 1, "waiting": 2}
+    assert values[BATCHER] == {
+        "total_context_tokens": 2,
+        "generation_requests": 1,
+        "micro_batch_id": 0,
+        "paused_requests": 1,
+    }
+    assert values[KV_CACHE] == {"max": 8, "free": 6, "used": 2, "tokens_per": 32, "fraction": 0.25}
+    assert values[MEMORY] == {"cpu": 4096, "gpu": 0, "pinned": 0}
+    assert values[GENERAL]["iteration_counter"] == 1
+    assert {family: set(family.values) for family in FAMILIES if family.kind == "gauge"} == {
+        family: set(of_family) for family, of_family in values.items()
+    }
+    bench.engine.close()
+
+
+def test_what_happens_between_two_steps_is_no_iteration() -> None:
+    bench, reply = Bench(), FakeReply()
+    handle = bench.engine.submit(a_request(), reply)
+    bench.loops[0].say(Tokens(handle, [10], ending=Ending.CANCELLED), paused_requests=None)
+    assert reply.pieces.get(timeout=5).is_last
+    bench.engine.close()
+    assert (bench.engine.iterations, bench.engine.last_iteration_us) == (0, 0)
+
+
+def test_only_answered_requests_have_lengths_and_each_is_told_once() -> None:
+    bench, answered, failed = Bench(), FakeReply(), FakeReply()
+    one, two = bench.engine.submit(a_request(), answered), bench.engine.submit(a_request(), failed)
+    bench.loops[0].say(Tokens(one, [10, 11, 12]))
+    bench.loops[0].say(Tokens(two, [], ending=Ending.FAILED, failure="boom"), Tokens(one, [13], ending=Ending.LENGTH))
+    while bench.engine.streams():
+        time.sleep(0.001)
+    bench.engine.close()
+    assert bench.engine.take_finished() == [Lengths(input_tokens=2, output_tokens=4)]
+    assert bench.engine.take_finished() == []

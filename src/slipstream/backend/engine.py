@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +46,22 @@ class Loop(Protocol):
     def has_more(self) -> bool:
         """A message waits."""
 
+    def memory_bytes(self) -> int:
+        """Resident memory of its process."""
+
     def close(self) -> None:
         """End the loop; `receive` gives none from then on."""
 
     def forget(self) -> None:
         """Release the channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Of one request that was answered."""
+
+    input_tokens: int
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,10 @@ class Engine:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self.kv_cache_usage = 0.0  # share of the KV cache in use, 0..1
-        self.iterations = 0  # steps that brought tokens
+        self.iterations = 0  # steps that brought tokens or filled the KV cache
+        self.last_iteration_us = 0  # when the last of them was reported, since the epoch
+        self.paused_requests = 0  # in the last of them
+        self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
         self._thread.start()
@@ -117,6 +133,14 @@ class Engine:
         """The generations in flight, oldest first."""
         with self._lock:
             return [delivery.stream for delivery in self._in_flight.values()]
+
+    def take_finished(self) -> list[Lengths]:
+        """The requests that were answered since the last call."""
+        return [self._finished.popleft() for _ in range(len(self._finished))]
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the step loop: weights, KV cache and activations."""
+        return self._loop.memory_bytes()
 
     def close(self) -> None:
         """End the step loop and the thread, and fail what is in flight."""
@@ -159,7 +183,7 @@ class Engine:
         if not isinstance(message, Step):
             return
         self._note_usage(message.kv_cache_usage)
-        self.iterations += 1
+        self._note_iteration(message)
         for tokens in message.tokens:
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
@@ -167,6 +191,12 @@ class Engine:
             touched[tokens.handle] = delivery
             if delivery.stream.push(tokens):
                 self.cancel(tokens.handle)
+
+    def _note_iteration(self, step: Step) -> None:
+        if step.paused_requests is not None:
+            self.iterations += 1
+            self.last_iteration_us = time.time_ns() // 1000
+            self.paused_requests = step.paused_requests
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage
@@ -187,6 +217,9 @@ class Engine:
             delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
+            self._finished.append(
+                Lengths(input_tokens=len(stream.request.prompt_ids), output_tokens=stream.tokens_generated)
+            )
         self._changed.set()
 
     def _reopen(self) -> bool:
@@ -194,6 +227,7 @@ class Engine:
         if self._is_closing.is_set():
             return False
         self.kv_cache_usage = 0.0
+        self.paused_requests = 0
         self._fail_all("the engine's process died and is being restarted: send the request again")
         self._loop.close()
         self._loop.forget()
