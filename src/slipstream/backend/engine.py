@@ -74,7 +74,7 @@ class Engine:
     """Knows every generation in flight; one thread delivers what the step loop brings.
 
     Tokens of one stream that are ready together travel together: the thread takes all messages that wait before it
-    sends, so it gives one response a token while it keeps up, and fewer, larger ones when it does not.
+    sends, so it gives one response every `stream_interval` tokens while it keeps up, and larger ones when it does not.
     """
 
     def __init__(
@@ -83,9 +83,11 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
+        stream_interval: int,
         changed: threading.Event,
     ) -> None:
         self._open_loop = open_loop
+        self._stream_interval = stream_interval
         self._limits = limits
         self._vocabulary = vocabulary
         self._changed = changed  # set after a request began or ended, and when the KV cache has become free
@@ -104,7 +106,12 @@ class Engine:
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
         """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
-        stream = Stream(handle=next(self._handles), request=request, vocabulary=self._vocabulary)
+        stream = Stream(
+            handle=next(self._handles),
+            request=request,
+            vocabulary=self._vocabulary,
+            interval=self._stream_interval,
+        )
         with self._lock:
             self._admit()
             self._in_flight[stream.handle] = _Delivery(stream, reply)

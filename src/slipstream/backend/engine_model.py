@@ -13,7 +13,7 @@ from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide_checks import GuideChecks
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_block_bytes
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
@@ -48,6 +48,7 @@ class EngineModel:
             lambda: StepProcess(settings),
             limits=limits,
             vocabulary=_vocabulary(config),
+            stream_interval=stream_interval(config),
             changed=changed,
         )
         self._gauges = Gauges(
