@@ -30,6 +30,13 @@ def prompt(artifacts: Path) -> list[int]:
     return Tokenizer.load(artifacts / "model").encode(PROMPT)
 
 
+@pytest.fixture
+def stream(served_by_four: Served) -> Iterator[Stream]:
+    stream = Stream(served_by_four)
+    yield stream
+    stream.close()
+
+
 def at_most(tokens: int) -> int:
     """Responses of a stream of `tokens` tokens."""
     return 1 + ceil((tokens - 1) / INTERVAL)
@@ -83,8 +90,9 @@ def test_a_stop_word_ends_a_text_where_it_would_end_it_singly(
     assert grouped == singly
 
 
-def test_the_first_token_and_the_last_response_wait_for_nothing(served_by_four: Served, prompt: list[int]) -> None:
-    stream = Stream(served_by_four)
+def test_the_first_token_and_the_last_response_wait_for_nothing(
+    served_by_four: Served, prompt: list[int], stream: Stream
+) -> None:
     stream.start(ENGINE, request_id="41", **prompt_of(prompt, 1500), streaming=True)
     first = stream.next()
     assert first is not None
@@ -92,7 +100,6 @@ def test_the_first_token_and_the_last_response_wait_for_nothing(served_by_four: 
     stop(served_by_four, "41")
     began = time.monotonic()
     rest = stream.rest()
-    stream.close()
     assert rest, "the last response"
     assert time.monotonic() - began < 5, "1500 tokens take longer"
 
@@ -105,8 +112,10 @@ def stop(served: Served, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("model", [*TEXT_MODELS, ENGINE])
-def test_a_client_that_goes_away_frees_the_engine(served_by_four: Served, prompt: list[int], model: str) -> None:
-    stream = Stream(served_by_four)
+def test_a_client_that_goes_away_frees_the_engine(
+    served_by_four: Served, prompt: list[int], stream: Stream, model: str
+) -> None:
+    wait_for_active(served_by_four, 0)
     if model == ENGINE:
         stream.start(model, **prompt_of(prompt, 1500), streaming=True)
     else:
