@@ -12,7 +12,7 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served
-from tests.integration.triton_calls import Stream, ask, prompt_of, text, token_ids
+from tests.integration.triton_calls import Stream, ask, prompt_of, text, token_ids, wait_for_active
 
 ENGINE = "tensorrt_llm"
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
@@ -33,6 +33,7 @@ POISON = [
     ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
     ("json_schema", '{"type": "string", "pattern": "(a"}', "parenthesis is not closed"),
     ("json_schema", '{"type": "string", "maxLength": 1000000}', "takes too long, the limit is 1 s of the processor"),
+    ("ebnf_grammar", 'root ::= s "!"\ns ::= s s s | s s | [a-z]', "takes too long, the limit is 1 s of the processor"),
 ]
 
 
@@ -53,6 +54,7 @@ def running(served: Served) -> Iterator[Stream]:
     stream.next()
     yield stream
     stream.close()
+    wait_for_active(served, 0)
 
 
 @pytest.mark.parametrize("model", TEXT_MODELS)

@@ -13,6 +13,8 @@ import re
 import resource
 import sys
 import tempfile
+import time
+from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +25,9 @@ from slipstream.backend.pipeline import engine_facts
 
 Channel: TypeAlias = "Connection[str, Guide]"
 
-_TOKENS = 24  # each trial writes as many, once the most probable ones and once drawn
+_TOKENS = 256  # each trial writes as many, once the most probable ones and once drawn
+_LAST_STEPS = 16
+_MOST_STEP_MS = 4.0  # of the processor; an ambiguous grammar takes longer with each token, a good one 0.5
 _MORE_MEMORY = 512 << 20  # bytes that grammars may take
 _NICENESS = 5  # the streams that run come first
 # Where XGrammar and OpenVINO say which line of their source is speaking.
@@ -48,14 +52,14 @@ class Trial:
         from slipstream.backend.guide_trial_model import write_trial_model
 
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.num_kv_blocks = 16
+        scheduler.num_kv_blocks = 32
         with tempfile.TemporaryDirectory() as name:
             write_trial_model(Path(name), vocab_size=self._vocab_size, eos_id=self._eos_id)
             tokenizer = openvino_genai.Tokenizer(str(self._engine_dir))
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(name, tokenizer, scheduler, "CPU")
 
     def run(self, guide: Guide) -> None:
-        """Raise RuntimeError where the engine would."""
+        """Raise RuntimeError where the engine would, and where each token would hold up all streams."""
         import numpy as np
         import openvino
 
@@ -64,9 +68,14 @@ class Trial:
             self._pipeline.add_request(next(self._numbers), prompt, self._config(guide, is_drawn=is_drawn))
             for is_drawn in (False, True)
         ]
+        last: deque[float] = deque(maxlen=_LAST_STEPS)
         while self._pipeline.has_non_finished_requests():
+            begin_s = time.process_time()
             self._pipeline.step()
+            last.append((time.process_time() - begin_s) * 1000)
         del handles  # dropped before, they would end the requests
+        if len(last) == _LAST_STEPS and sum(last) / _LAST_STEPS > _MOST_STEP_MS:
+            raise RuntimeError(f"it takes {sum(last) / _LAST_STEPS:.1f} ms a token, the limit is {_MOST_STEP_MS:g}")
 
     def _config(self, guide: Guide, *, is_drawn: bool) -> Any:
         import openvino_genai

@@ -1,5 +1,7 @@
 """The smallest model on which a guide can be tried: one layer, the engine's vocabulary, arbitrary weights.
 
+It ends a text only where nothing else is allowed, so that a trial goes as far into the guide as it may.
+
 Imports OpenVINO: import this module only where it is built. The pipeline compiles a grammar in the step that admits
 its request, and only a pipeline with a model makes steps.
 """
@@ -16,16 +18,17 @@ from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
 _HEAD_SIZE = 32
+_NEVER = -1e4
 
 
 def write_trial_model(directory: Path, *, vocab_size: int, eos_id: int) -> None:
     """Write what the pipeline opens into the existing `directory`, except for a tokenizer."""
-    ov.save_model(_model(vocab_size), directory / "openvino_model.xml")
+    ov.save_model(_model(vocab_size, eos_id), directory / "openvino_model.xml")
     (directory / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": vocab_size}))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": eos_id}))
 
 
-def _model(vocab_size: int) -> ov.Model:
+def _model(vocab_size: int, eos_id: int) -> ov.Model:
     names = {"input_ids": np.int64, "attention_mask": np.int64, "position_ids": np.int64}
     inputs = {name: _parameter(name, [-1, -1], dtype) for name, dtype in names.items()}
     inputs["beam_idx"] = _parameter("beam_idx", [-1], np.int32)
@@ -40,7 +43,9 @@ def _model(vocab_size: int) -> ov.Model:
     )
     mask = ops.convert(ops.unsqueeze(inputs["attention_mask"], _shape(1, 2)), "boolean")
     attended = ops.squeeze(ops.scaled_dot_product_attention(turned, keys, values, mask), _index(1))
-    logits = ops.matmul(attended, embedding, transpose_a=False, transpose_b=True)
+    unlikely = np.zeros(vocab_size, np.float32)
+    unlikely[eos_id] = _NEVER
+    logits = ops.add(ops.matmul(attended, embedding, transpose_a=False, transpose_b=True), unlikely)
     logits.output(0).set_names({"logits"})
     return ov.Model([ops.result(logits, name="logits")], writes, list(inputs.values()), "trial")
 

@@ -50,7 +50,7 @@ class GuideTrialProcess:
             return "compiling it exhausts the memory or the stack"
         if answer is None:
             self.close()
-            return f"compiling it takes too long, the limit is {_MOST_CPU_S:g} s of the processor"
+            return f"compiling and following it takes too long, the limit is {_MOST_CPU_S:g} s of the processor"
         return answer
 
     def kill(self) -> None:
