@@ -116,3 +116,18 @@ def seconds_to_next(stream: Stream) -> float:
     begin_s = time.monotonic()
     assert stream.next() is not None
     return time.monotonic() - begin_s
+
+
+def test_a_stop_reaches_a_request_whose_guide_still_waits(served: Served) -> None:
+    tokenizer = Tokenizer.load(served.model_dir)
+    request = {**prompt_of(tokenizer.encode(PROMPT), 60), "streaming": True, "end_id": tokenizer.eos_ids[0]}
+    slow, waiting, stop = (Stream(served) for _ in range(3))
+    slow.start(ENGINE, **request, **guided("json_schema", '{"type": "string", "maxLength": 1000001}'))
+    waiting.start(ENGINE, request_id="81", **request, **guided("regex", "[a-z]{40}"))
+    stop.start(ENGINE, request_id="81", stop=True, **prompt_of([1], 1))
+    stop.rest()
+    assert len(tokenizer.decode(token_ids(waiting.rest()))) < 40
+    with pytest.raises(Exception, match="takes too long"):
+        slow.rest()
+    for stream in (slow, waiting, stop):
+        stream.close()

@@ -10,7 +10,7 @@ from typing import Any
 from slipstream.backend.characters import Characters
 from slipstream.backend.engine import Engine
 from slipstream.backend.gauges import Gauges
-from slipstream.backend.guide_checks import GuideChecks
+from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
@@ -96,15 +96,17 @@ class EngineModel:
         if generation.stop.guide is None:
             self._engine.submit(generation, reply)
         else:
-            self._guides.settle(generation.stop.guide, partial(self._begin, generation, reply))
+            self._guides.settle(generation.stop.guide, generation.request_id, partial(self._begin, generation, reply))
 
-    def _begin(self, generation: GenerationRequest, reply: TritonReply, refusal: str) -> None:
+    def _begin(self, generation: GenerationRequest, reply: TritonReply, verdict: Verdict) -> None:
         """Hand a request whose guide has been tried to the engine, from the thread of the checks or from Triton's."""
-        if refusal:
-            reply.refuse(refusal)
+        if verdict.refusal:
+            reply.refuse(verdict.refusal)
             return
         try:
-            self._engine.submit(generation, reply)
+            handle = self._engine.submit(generation, reply)
+            if verdict.is_stopped:
+                self._engine.cancel(handle)
         except RequestRefusedError as error:
             reply.refuse(str(error))
 
@@ -113,6 +115,7 @@ class EngineModel:
         if handle is not None:
             self._engine.cancel(handle)
         elif request_id:
+            self._guides.stop(request_id)
             self._engine.cancel_request(request_id)
         else:
             raise RequestRefusedError("stop is true, but the request has no id: give the id of the request to stop")

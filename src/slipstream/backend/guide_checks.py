@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
@@ -16,7 +17,23 @@ _MOST_WAITING = 64
 _MOST_REMEMBERED = 256
 _CLOSING = "the model is being unloaded"
 
-Then: TypeAlias = Callable[[str], None]  # takes the refusal, empty when the guide can be followed
+Then: TypeAlias = Callable[["Verdict"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What came of a guide, and of its request meanwhile."""
+
+    refusal: str  # empty when the guide can be followed
+    is_stopped: bool  # somebody asked for the end of the request by its id
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waiting:
+    guide: Guide
+    request_id: str  # Triton's, often empty
+    then: Then
+    is_stopped: bool = False
 
 
 class TrialProcess(Protocol):
@@ -33,34 +50,35 @@ class TrialProcess(Protocol):
 
 
 class GuideChecks:
-    """Tries guides one after the other on a thread of its own, and remembers what came of them.
-
-    A request that waits here is not yet known to the engine: a `stop` by its id comes too early.
-    """
+    """Tries guides one after the other on a thread of its own, and remembers what came of them."""
 
     def __init__(self, process: TrialProcess) -> None:
         self._process = process
-        self._queue: SimpleQueue[tuple[Guide, Then] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._waiting: list[_Waiting] = []  # what the queue holds, and what is being tried
         self._known: OrderedDict[Guide, str] = OrderedDict()
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guides", daemon=True)
         self._thread.start()
 
-    def settle(self, guide: Guide, then: Then) -> None:
+    def settle(self, guide: Guide, request_id: str, then: Then) -> None:
         """Call `then`: now where the guide is known, otherwise later and from the thread of the checks.
 
         `RequestRefusedError` when too many wait already.
         """
         with self._lock:
             known = self._known.get(guide)
-        if known is not None:
-            then(known)
-            return
-        waiting = self._queue.qsize()
-        if waiting >= _MOST_WAITING:
-            raise RequestRefusedError(f"{GUIDE}: {waiting} guides wait to be compiled, the limit is that: try later")
-        self._queue.put((guide, then))
+            if known is None:
+                self._wait(_Waiting(guide=guide, request_id=request_id, then=then))
+                return
+        then(Verdict(refusal=known, is_stopped=False))
+
+    def stop(self, request_id: str) -> None:
+        """End the requests of this id that wait here: the engine does not know them yet."""
+        with self._lock:
+            for waiting in self._waiting:
+                waiting.is_stopped = waiting.is_stopped or waiting.request_id == request_id
 
     def close(self) -> None:
         """Refuse what waits and end the process."""
@@ -74,11 +92,22 @@ class GuideChecks:
         self._is_closing.set()
         self._process.kill()
 
+    def _wait(self, request: _Waiting) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            raise RequestRefusedError(
+                f"{GUIDE}: {len(self._waiting)} guides wait to be compiled, the limit is {_MOST_WAITING}: try later"
+            )
+        self._waiting.append(request)
+        self._queue.put(request)
+
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            guide, then = item
-            refusal = "" if self._is_closing.is_set() else self._refusal(guide)
-            then(_CLOSING if self._is_closing.is_set() else refusal)
+        while (request := self._queue.get()) is not None:
+            refusal = "" if self._is_closing.is_set() else self._refusal(request.guide)
+            with self._lock:
+                self._waiting.remove(request)
+            if self._is_closing.is_set():
+                refusal = _CLOSING
+            request.then(Verdict(refusal=refusal, is_stopped=request.is_stopped))
         self._process.close()
 
     def _refusal(self, guide: Guide) -> str:
