@@ -93,3 +93,14 @@ def test_a_client_that_goes_away_frees_the_engine(served_whole: Served, prompt: 
     pending.cancel()
     wait_for_active(served_whole, 0)
     assert active_requests(served_whole) == 0  # and not by reaching its 1500 tokens: the wait is shorter than that
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_a_guide_is_followed_or_refused_in_one_response(served_whole: Served, model: str) -> None:
+    def guided(regex: str) -> str:
+        guide = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": regex}
+        return text([infer(served_whole, model, text_input=PROMPT, max_tokens=20, **guide)])
+
+    assert guided("[0-9]{5}").isdigit()
+    with pytest.raises(Exception, match="parenthesis is not closed"):
+        guided("(a")

@@ -128,12 +128,13 @@ def test_accumulated_tokens_come_as_the_whole_text_so_far(served: Served, own: S
 
 def test_a_server_that_is_killed_leaves_no_process(own: Served) -> None:
     """The last test on this server: streams are open on all paths."""
+    generate(own, TEXT_MODELS[0], guided_decoding_guide_type="regex", guided_decoding_guide="a")
     streams = [Stream(own) for _ in TEXT_MODELS]
     for model, stream in zip(TEXT_MODELS, streams, strict=True):
         stream.start(model, text_input=PROMPT, max_tokens=1500, stream=True, end_id=-1)
         stream.next()
     family = psutil.Process(own.pid).children(recursive=True)
-    assert len(family) >= 5, "four stubs and the step loop"
+    assert len(family) >= 6, "four stubs, the step loop and the process that tries guides out"
     os.kill(own.pid, signal.SIGKILL)
     os.waitpid(own.pid, 0)  # as the supervisor does: to the stubs an unreaped server looks alive
     _, left = psutil.wait_procs(family, timeout=60)

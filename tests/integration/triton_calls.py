@@ -16,7 +16,16 @@ from tests.conftest import Served
 
 PROMPT = "The capital of France is"
 RELEASE_TIMEOUT_S = 8.0  # an engine that is not told runs on for 15 s at least: 1500 tokens
-_TYPES = {"object": "BYTES", "int32": "INT32", "bool": "BOOL", "float32": "FP32", "uint64": "UINT64"}
+_TYPES = {
+    "object": "BYTES",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint64": "UINT64",
+    "float16": "FP16",
+    "float32": "FP32",
+}
 
 Response = Mapping[str, npt.NDArray[Any]]
 
@@ -32,10 +41,12 @@ class Stream:
         self._in_flight = 0
         self.client.start_stream(lambda result, error: self._events.put((result, error)))
 
-    def start(self, model: str, *, request_id: str = "", **values: Any) -> None:
+    def start(self, model: str, *, request_id: str = "", priority: int = 0, **values: Any) -> None:
         """Send one request; `values` are its inputs."""
         self._in_flight += 1
-        self.client.async_stream_infer(model, inputs(values), request_id=request_id, enable_empty_final_response=True)
+        self.client.async_stream_infer(
+            model, inputs(values), request_id=request_id, priority=priority, enable_empty_final_response=True
+        )
 
     def next(self) -> Response | None:
         """The next response, none after the last one; an error is raised."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from slipstream.backend.contract import ABSENT_OUTPUTS, REFUSED, SERVED, SERVED_OUTPUTS
+from slipstream.backend.contract import ABSENT_OUTPUTS, ACCEPTED, REFUSED, SERVED, SERVED_OUTPUTS
+from slipstream.backend.guide import Guide
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.tensors import RequestRefusedError
@@ -110,8 +111,7 @@ def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], said: str) -> N
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_every_tensor_that_is_not_served_is_refused_by_name_and_reason(name: str) -> None:
-    value = [[b"json"]] if name.startswith("guided") else [[3]]
-    message = refusal(**{name: value})
+    message = refusal(**{name: [[3]]})
     assert message.startswith(f"{name}: {REFUSED[name]}")
 
 
@@ -124,9 +124,14 @@ def test_one_beam_and_false_ask_for_nothing() -> None:
     assert read(beam_width=[1], num_return_sequences=[1], return_context_logits=[False]).sampling is None
 
 
+@pytest.mark.parametrize("name", sorted(ACCEPTED))
+def test_what_is_accepted_without_effect_changes_nothing(name: str) -> None:
+    assert read(**{name: [[3]]}) == read()
+
+
 def test_every_tensor_of_the_published_model_is_either_served_or_not_with_a_reason() -> None:
     published = contract()["tensorrt_llm"]
-    assert sorted([*SERVED, *REFUSED]) == sorted(tensor.name for tensor in published.inputs)
+    assert sorted([*SERVED, *ACCEPTED, *REFUSED]) == sorted(tensor.name for tensor in published.inputs)
     assert sorted([*SERVED_OUTPUTS, *ABSENT_OUTPUTS]) == sorted(tensor.name for tensor in published.outputs)
 
 
@@ -145,3 +150,46 @@ def test_bad_words_need_an_engine_with_a_tokenizer() -> None:
     words = [pack([[4]])]
     assert read(bad_words_list=words).stop.bad_words == ((4,),)
     assert "bad_words_list" in refusal(a_profile(bans_words=False), bad_words_list=words)
+
+
+def guided(kind: bytes, guide: bytes = b"") -> dict[str, Any]:
+    given = {"guided_decoding_guide_type": [[kind]], "guided_decoding_guide": [[guide]]}
+    return {name: np.array(value, np.object_) for name, value in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide"),
+    [("json", ""), ("json_schema", '{"type": "integer"}'), ("regex", "[0-9]+"), ("ebnf_grammar", 'root ::= "a"')],
+)
+def test_a_guide_is_read_with_its_type(kind: str, guide: str) -> None:
+    assert read(**guided(kind.encode(), guide.encode())).stop.guide == Guide(kind=kind, text=guide)
+
+
+def test_no_guide_and_empty_texts_ask_for_nothing() -> None:
+    assert read().stop.guide is None
+    assert read(**guided(b"")).stop.guide is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (guided(b"structural_tag", b"{}"), "'structural_tag', the types are json, json_schema, regex, ebnf_grammar"),
+        (guided(b"", b"a"), "guided_decoding_guide_type is missing"),
+        (guided(b"regex"), "guided_decoding_guide is missing or empty: the type regex needs one"),
+        (guided(b"json", b"{}"), "the type json takes none; for a schema send json_schema"),
+        (guided(b"json_schema", b"{"), "guided_decoding_guide is no JSON"),
+        (guided(b"json_schema", b"[" * 20000), "guided_decoding_guide is no JSON"),
+        (guided(b"json_schema", b"[]"), "must be an object"),
+        (guided(b"regex", b"\xff"), "guided_decoding_guide is not UTF-8"),
+        (guided(b"regex", b"a" * 70000), "70000 characters, the limit is 65536"),
+        ({**guided(b"json"), "bad_words_list": [pack([[4]])]}, "guided_decoding_guide and bad_words_list are given"),
+        ({**guided(b"json"), "end_id": [-1]}, "end_id is missing"),
+        ({**guided(b"json"), "min_tokens": [2]}, "min_tokens is 2"),
+    ],
+)
+def test_a_guide_that_cannot_be_followed_is_refused_in_words(changes: dict[str, Any], said: str) -> None:
+    assert said in refusal(**changes)
+
+
+def test_a_guide_needs_an_engine_with_a_tokenizer() -> None:
+    assert "built without a tokenizer" in refusal(a_profile(bans_words=False), **guided(b"json"))

@@ -32,10 +32,14 @@ class FakeGeneration:
 
 
 class FakePipeline:
-    """Token n of a generation is the number n; a prompt that begins with 13 breaks the step."""
+    """Token n of a generation is the number n; a prompt that begins with 13 breaks the step.
+
+    A prompt n > 99 is read in the n - 99 steps before its first token; prompt 7 gets one token and then no more.
+    """
 
     def __init__(self) -> None:
         self.generations: list[FakeGeneration] = []
+        self.steps = 0
 
     def add(self, request: Generate) -> FakeGeneration:
         if request.prompt_ids == [99]:
@@ -44,14 +48,21 @@ class FakePipeline:
         return self.generations[-1]
 
     def step(self) -> None:
+        self.steps += 1
         for generation in self.generations:
             if generation.request.prompt_ids[0] == 13:
                 raise RuntimeError("boom")
-            if not generation.is_cancelled and generation.made < generation.request.stop.max_new_tokens:
+            if self._is_served(generation):
                 generation.made += 1
 
+    def _is_served(self, generation: FakeGeneration) -> bool:
+        (prompt,) = generation.request.prompt_ids
+        if (prompt == 7 and generation.made) or self.steps <= prompt - 99:
+            return False
+        return not generation.is_cancelled and generation.made < generation.request.stop.max_new_tokens
+
     def kv_cache_usage(self) -> float:
-        return 0.25
+        return 0.25 if self.steps > 1 else 0.125
 
     def kv_cache_bytes(self) -> int:
         return 1024
@@ -173,3 +184,22 @@ def test_a_refused_request_makes_room_for_the_next() -> None:
         channel.send(a_generation(1, prompt=99))
         channel.send(a_generation(2))
         assert collect(channel, 2)[-1].ending is Ending.LENGTH
+
+
+def test_a_generation_that_gets_no_token_is_told_as_paused() -> None:
+    with a_running_loop() as channel:
+        channel.send(a_generation(1, prompt=7))
+        channel.send(a_generation(2, tokens=10**9))
+        assert channel.recv().paused_requests == 0, "its first token has come"
+        assert channel.recv().paused_requests == 1
+        channel.send(Cancel(1))
+        while not [tokens for tokens in channel.recv().tokens if tokens.ending is Ending.CANCELLED]:
+            pass
+        assert channel.recv().paused_requests == 0, "it is gone"
+
+
+def test_a_step_that_only_fills_the_cache_is_told_once() -> None:
+    with a_running_loop() as channel:
+        channel.send(a_generation(1, prompt=102, tokens=1))
+        steps = [channel.recv() for _ in range(3)]
+    assert [(len(step.tokens), step.kv_cache_usage) for step in steps] == [(0, 0.125), (0, 0.25), (1, 0.0)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,16 +11,15 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from slipstream.backend.characters import Characters
 from slipstream.backend.contract import SERVED_OUTPUTS
-from slipstream.backend.engine import Engine
-from slipstream.backend.messages import Cancel, Ending, FromLoop, Generate, Step, Tokens, ToLoop
-from slipstream.backend.parameters import Limits
-from slipstream.backend.requests import GenerationRequest, OutputWishes, Penalties, StopRules
+from slipstream.backend.messages import Cancel, Ending, Generate, Tokens
+from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.responses import response_tensors
 from slipstream.backend.stream import Piece, Stream, Vocabulary
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.trailer import Trailer, read_stop_handle, read_trailer, stop_ids
 from slipstream.backend.words import pack, unpack
 from slipstream.text.tokenizer import Tokenizer
+from tests.unit.engine_bench import Bench, FakeReply, a_request, with_stop_words
 
 ALL_OUTPUTS = frozenset({"output_ids", "sequence_length", "output_log_probs", "cum_log_probs", "num_output_tokens"})
 
@@ -39,35 +35,8 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tokenizer=tokenizer, characters=Characters(tokenizer))
 
 
-def a_request(**wishes: bool) -> GenerationRequest:
-    stop = StopRules(max_new_tokens=50, min_new_tokens=0, end_id=None, stop_words=(), bad_words=())
-    defaults = OutputWishes(
-        streaming=True,
-        echo_prompt=False,
-        log_probs=False,
-        num_input_tokens=False,
-        num_output_tokens=False,
-        perf_metrics=False,
-        trailer=False,
-        is_bls_call=False,
-    )
-    return GenerationRequest(
-        request_id="",
-        prompt_ids=[1, 2],
-        sampling=None,
-        penalties=Penalties(),
-        stop=stop,
-        wishes=replace(defaults, **wishes),
-    )
-
-
-def a_stream(request: GenerationRequest, vocabulary: Vocabulary | None = None) -> Stream:
-    return Stream(handle=7, request=request, vocabulary=vocabulary)
-
-
-def with_stop_words(words: tuple[tuple[int, ...], ...]) -> GenerationRequest:
-    request = a_request()
-    return replace(request, stop=replace(request.stop, stop_words=words))
+def a_stream(request: GenerationRequest, vocabulary: Vocabulary | None = None, *, interval: int = 1) -> Stream:
+    return Stream(handle=7, request=request, vocabulary=vocabulary, interval=interval)
 
 
 def test_a_piece_never_ends_inside_a_character(vocabulary: Vocabulary) -> None:
@@ -99,6 +68,32 @@ def test_tokens_that_are_ready_together_travel_together() -> None:
     assert piece is not None
     assert piece.ids == [10, 11]
     assert not piece.is_last
+
+
+def pieces_of(stream: Stream, count: int) -> list[list[int]]:
+    """The tokens of each piece, when a step brings one token and the last of `count` ends the output."""
+    pieces = []
+    for token in range(count):
+        stream.push(Tokens(7, [token], ending=Ending.LENGTH if token == count - 1 else None))
+        if (piece := stream.take()) is not None:
+            pieces.append(piece.ids)
+    return pieces
+
+
+def test_an_interval_holds_back_all_tokens_but_the_first_and_the_last() -> None:
+    assert pieces_of(a_stream(a_request(), interval=4), 11) == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert pieces_of(a_stream(a_request(), interval=64), 3) == [[0], [1, 2]]
+    assert pieces_of(a_stream(a_request(), interval=1), 3) == [[0], [1], [2]]
+
+
+def test_an_interval_does_not_end_a_piece_inside_a_character(vocabulary: Vocabulary) -> None:
+    stream = a_stream(a_request(), vocabulary, interval=2)
+    pieces = []
+    for token in vocabulary.tokenizer.encode("日a日bc"):
+        stream.push(Tokens(7, [token]))
+        if (piece := stream.take()) is not None:
+            pieces.append(vocabulary.tokenizer.decode(piece.ids))
+    assert pieces == ["日", "a日", "bc"]
 
 
 def test_without_streaming_everything_comes_in_one_piece() -> None:
@@ -190,71 +185,6 @@ def test_word_lists_survive_packing() -> None:
     words = ((5,), (6, 7, 8), (9, 10))
     assert unpack({"w": pack(words)[np.newaxis]}, "w") == words
     assert pack([]).shape == (2, 0)
-
-
-class FakeLoop:
-    """Speaks the step loop's messages; a test plays the engine through `say` and `die`."""
-
-    def __init__(self) -> None:
-        self.heard: queue.Queue[ToLoop] = queue.Queue()
-        self._said: queue.Queue[FromLoop | None] = queue.Queue()
-
-    def send(self, message: ToLoop) -> None:
-        self.heard.put(message)
-
-    def receive(self) -> FromLoop | None:
-        message = self._said.get()
-        if message is None:
-            self._said.put(None)  # like a closed channel, a dead loop stays dead
-        return message
-
-    def has_more(self) -> bool:
-        return not self._said.empty()
-
-    def close(self) -> None:
-        self._said.put(None)
-
-    def forget(self) -> None:
-        pass
-
-    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5) -> None:
-        self._said.put(Step(list(tokens), kv_cache_usage))
-
-    def die(self) -> None:
-        self._said.put(None)
-
-
-class FakeReply:
-    def __init__(self) -> None:
-        self.pieces: queue.Queue[Piece] = queue.Queue()
-        self.failures: queue.Queue[str] = queue.Queue()
-        self.cancelled = False
-
-    def send(self, stream: Stream, piece: Piece) -> None:
-        self.pieces.put(piece)
-
-    def fail(self, stream: Stream, message: str) -> None:
-        self.failures.put(message)
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-
-class Bench:
-    """An engine over fake loops; `loops[-1]` is the one in use."""
-
-    def __init__(self, *, max_queue_size: int = 0) -> None:
-        self.loops: list[FakeLoop] = []
-        limits = Limits(max_input_len=9, max_seq_len=10, max_batch_size=1, max_queue_size=max_queue_size, vocab_size=99)
-        self.changed = threading.Event()
-        self.engine = Engine(self._open, limits=limits, vocabulary=None, changed=self.changed)
-
-    def _open(self) -> FakeLoop:
-        self.loops.append(FakeLoop())
-        return self.loops[-1]
-
-    def heard(self) -> ToLoop:
-        return self.loops[-1].heard.get(timeout=5)
 
 
 def test_tokens_reach_their_own_client_and_the_end_frees_the_slot() -> None:

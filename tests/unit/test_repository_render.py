@@ -95,7 +95,9 @@ def test_required_keys_are_there_and_every_key_is_known(root: Path, tmp_path: Pa
 
 
 def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Path, tmp_path: Path) -> None:
-    configs = render(root, tmp_path, DEFAULT, "runtime.kv_cache_gib=3", "runtime.execution=accuracy")
+    configs = render(
+        root, tmp_path, DEFAULT, "runtime.kv_cache_gib=3", "runtime.execution=accuracy", "runtime.stream_interval=4"
+    )
     assert set(configs) == FIVE
     assert configs["tensorrt_llm"].backend == "python"
     assert parameters(configs["tensorrt_llm"]) == {
@@ -117,6 +119,7 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_max_num_tokens": "2048",
         "slipstream_max_seq_len": "2048",
         "slipstream_max_input_len": "2047",
+        "slipstream_stream_interval": "4",
     }
 
 

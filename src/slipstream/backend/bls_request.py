@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backend.bls_drafting import Drafting, read_drafting
-from slipstream.backend.prompt import Prompt, PromptSettings, read_prompt, refuse_unserved_text
+from slipstream.backend.prompt import IMAGES, Prompt, PromptSettings, read_prompt, refuse_unserved_text
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, is_given
 from slipstream.backend.trailer import CALL, marker
 
 # The inputs that preprocessing reads, under its names.
-_PROMPT_INPUTS = {
+PROMPT_INPUTS = {
     "text_input": "QUERY",
     "decoder_text_input": "DECODER_QUERY",
     "image_bytes_input": "IMAGE_BYTES",
@@ -33,14 +33,16 @@ _PROMPT_INPUTS = {
 }
 
 # Inputs that the engine reads under another name; all others keep theirs.
-_RENAMED = {
+RENAMED = {
     "top_k": "runtime_top_k",
     "top_p": "runtime_top_p",
     "length_penalty": "len_penalty",
     "stream": "streaming",
 }
 
-_DRAFT_INPUTS = frozenset({"num_draft_tokens", "use_draft_logits"})
+IMAGE_INPUT = "image_input"
+_DRAFT = "the repository has no draft model"
+DRAFT_INPUTS = {"num_draft_tokens": _DRAFT, "use_draft_logits": _DRAFT}  # and why they are refused then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +59,13 @@ def read_text_request(
 ) -> TextRequest:
     """Tokenize the prompt and pass on everything that the engine itself accepts or refuses."""
     drafting = read_drafting(tensors, has_draft_model=has_draft_model)
-    if is_given(tensors, "image_input"):
-        raise RequestRefusedError("image_input: the engine is not a multimodal model; leave it out")
+    if is_given(tensors, IMAGE_INPUT):
+        raise RequestRefusedError(f"{IMAGE_INPUT}: {IMAGES}; leave it out")
     if is_given(tensors, "text_input") and tensors["text_input"].size > 1:
         raise RequestRefusedError(
             f"text_input holds {tensors['text_input'].size} prompts, the limit is 1: send them one by one"
         )
-    prompt_tensors = {_PROMPT_INPUTS[name]: tensor for name, tensor in tensors.items() if name in _PROMPT_INPUTS}
+    prompt_tensors = {PROMPT_INPUTS[name]: tensor for name, tensor in tensors.items() if name in PROMPT_INPUTS}
     if not is_given(prompt_tensors, "QUERY"):
         raise RequestRefusedError("text_input is missing")
     refuse_unserved_text(prompt_tensors)
@@ -77,9 +79,9 @@ def read_text_request(
 
 def _passed_on(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {
-        _RENAMED.get(name, name): tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
+        RENAMED.get(name, name): tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
         for name, tensor in tensors.items()
-        if name not in _PROMPT_INPUTS and name not in _DRAFT_INPUTS and tensor.size > 0
+        if name not in PROMPT_INPUTS and name not in DRAFT_INPUTS and tensor.size > 0
     }
 
 

@@ -1,8 +1,8 @@
-"""Tensors of the `tensorrt_llm` model that this engine does not serve, each with its reason.
+"""Tensors of the `tensorrt_llm` model: served, accepted without effect, or not served, each with its reason.
 
-A tensor that is neither served nor listed here would be a silent gap: unit tests hold the lists against the published
-model. A neutral value (one beam, `false`, …) asks for nothing and is accepted. Outputs that are not given are simply
-absent from a response, as they are in TensorRT-LLM's backend when nobody asked for them.
+A tensor that is in none of the lists would be a silent gap: unit tests hold them against the published model, and
+docs/contract.md is written from them. A neutral value (one beam, `false`, …) asks for nothing and is accepted. Outputs
+that are not given are simply absent from a response, as they are in TensorRT-LLM's backend when nobody asked for them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ SERVED = frozenset(
         "input_lengths",
         "request_output_len",
         "end_id",
-        "pad_id",  # accepted; responses hold no padding
         "stop_words_list",
         "bad_words_list",
         "temperature",
@@ -31,11 +30,28 @@ SERVED = frozenset(
         "return_num_input_tokens",
         "return_num_output_tokens",
         "exclude_input_in_output",
+        "guided_decoding_guide_type",
+        "guided_decoding_guide",
         "stop",
         "streaming",
-        "prompt_table_extra_ids",  # only as the ensemble's marker, see trailer.py
     }
 )
+
+# Hints, and settings of what is not there: the text is the same with and without.
+_RETENTION = "a hint; the prefix cache drops the least recently used blocks first"
+
+ACCEPTED = {
+    "pad_id": "responses hold no padding",
+    "early_stopping": "it ends beams, and there is one",
+    "retention_token_range_starts": _RETENTION,
+    "retention_token_range_ends": _RETENTION,
+    "retention_token_range_priorities": _RETENTION,
+    "retention_token_range_durations_ms": _RETENTION,
+    "retention_decode_priority": _RETENTION,
+    "retention_decode_duration_ms": _RETENTION,
+}
+
+MARK_INPUT = "prompt_table_extra_ids"
 
 _ENCODER = "the engine is a decoder-only model"
 _BEAMS = "beam search is not available on this engine"
@@ -46,8 +62,6 @@ _DRAFT = "draft-target speculation is not available on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
 _DECAY = "a decaying top-p is not available on this engine"
 _LOGITS = "the engine does not give out logits"
-_GUIDED = "guided decoding is not available on this engine"
-_RETENTION = "the engine has no retention priorities for KV blocks"
 _MROPE = "the engine is not a multimodal model"
 
 REFUSED = {
@@ -60,7 +74,6 @@ REFUSED = {
     "num_return_sequences": _SEVERAL,
     "beam_width": _BEAMS,
     "len_penalty": _BEAMS,
-    "early_stopping": _BEAMS,
     "beam_search_diversity_rate": _BEAMS,
     "draft_input_ids": _DRAFT,
     "draft_logits": _DRAFT,
@@ -73,20 +86,13 @@ REFUSED = {
     "return_generation_logits": _LOGITS,
     "prompt_embedding_table": _PROMPT_TABLE,
     "prompt_vocab_size": _PROMPT_TABLE,
+    MARK_INPUT: _PROMPT_TABLE,  # the marks of the ensemble and of the BLS model aside, see trailer.py
     "mrope_rotary_cos_sin": _MROPE,
     "mrope_position_deltas": _MROPE,
     "lora_task_id": _LORA,
     "lora_weights": _LORA,
     "lora_config": _LORA,
     "context_phase_params": "disaggregated serving is not available on this engine",
-    "retention_token_range_starts": _RETENTION,
-    "retention_token_range_ends": _RETENTION,
-    "retention_token_range_priorities": _RETENTION,
-    "retention_token_range_durations_ms": _RETENTION,
-    "retention_decode_priority": _RETENTION,
-    "retention_decode_duration_ms": _RETENTION,
-    "guided_decoding_guide_type": _GUIDED,
-    "guided_decoding_guide": _GUIDED,
     "lookahead_window_size": _LOOKAHEAD,
     "lookahead_ngram_size": _LOOKAHEAD,
     "lookahead_verification_set_size": _LOOKAHEAD,
@@ -101,13 +107,15 @@ SERVED_OUTPUTS = frozenset(
         "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
         "first_token_time_ns",
         "last_token_time_ns",
-        "acceptance_rate",  # 0, as the next two: there is no speculation
+        "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
         "num_input_tokens",  # with return_num_input_tokens
         "num_output_tokens",  # with return_num_output_tokens
     }
 )
+
+ZERO_OUTPUTS = frozenset({"acceptance_rate", "total_accepted_draft_tokens", "total_draft_tokens"})  # no speculation
 
 _REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 
@@ -123,11 +131,10 @@ ABSENT_OUTPUTS = {
     "kv_cache_alloc_total_blocks": _REUSE,
 }
 
-_NEUTRAL: dict[str, tuple[float, ...]] = {
+NEUTRAL: dict[str, tuple[float, ...]] = {
     "num_return_sequences": (1,),
     "beam_width": (1,),
     "len_penalty": (0, 1),  # acts on beams only
-    "early_stopping": (0, 1),  # acts on beams only
     "beam_search_diversity_rate": (0,),
     "runtime_top_p_decay": (1,),
     "runtime_top_p_min": (0,),
@@ -142,12 +149,18 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
 def refuse_unserved(tensors: Tensors) -> None:
     """Raise `RequestRefusedError` for the first tensor that asks for something the engine does not do."""
     for name in tensors:
-        if name in SERVED or not is_given(tensors, name) or _is_neutral(tensors, name):
+        if (
+            name in SERVED
+            or name in ACCEPTED
+            or name == MARK_INPUT
+            or not is_given(tensors, name)
+            or _is_neutral(tensors, name)
+        ):
             continue
         reason = REFUSED.get(name, "the model has no such input")
         raise RequestRefusedError(f"{name}: {reason}; leave it out")
 
 
 def _is_neutral(tensors: Tensors, name: str) -> bool:
-    neutral = _NEUTRAL.get(name)
+    neutral = NEUTRAL.get(name)
     return neutral is not None and all(float(value) in neutral for value in tensors[name].reshape(-1).tolist())

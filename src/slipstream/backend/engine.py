@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +46,22 @@ class Loop(Protocol):
     def has_more(self) -> bool:
         """A message waits."""
 
+    def memory_bytes(self) -> int:
+        """Resident memory of its process."""
+
     def close(self) -> None:
         """End the loop; `receive` gives none from then on."""
 
     def forget(self) -> None:
         """Release the channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Of one request that was answered."""
+
+    input_tokens: int
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,7 @@ class Engine:
     """Knows every generation in flight; one thread delivers what the step loop brings.
 
     Tokens of one stream that are ready together travel together: the thread takes all messages that wait before it
-    sends, so it gives one response a token while it keeps up, and fewer, larger ones when it does not.
+    sends, so it gives one response every `stream_interval` tokens while it keeps up, and larger ones when it does not.
     """
 
     def __init__(
@@ -70,9 +83,11 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
+        stream_interval: int,
         changed: threading.Event,
     ) -> None:
         self._open_loop = open_loop
+        self._stream_interval = stream_interval
         self._limits = limits
         self._vocabulary = vocabulary
         self._changed = changed  # set after a request began or ended, and when the KV cache has become free
@@ -81,14 +96,22 @@ class Engine:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self.kv_cache_usage = 0.0  # share of the KV cache in use, 0..1
-        self.iterations = 0  # steps that brought tokens
+        self.iterations = 0  # steps that brought tokens or filled the KV cache
+        self.last_iteration_us = 0  # when the last of them was reported, since the epoch
+        self.paused_requests = 0  # in the last of them
+        self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
         self._thread.start()
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
         """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
-        stream = Stream(handle=next(self._handles), request=request, vocabulary=self._vocabulary)
+        stream = Stream(
+            handle=next(self._handles),
+            request=request,
+            vocabulary=self._vocabulary,
+            interval=self._stream_interval,
+        )
         with self._lock:
             self._admit()
             self._in_flight[stream.handle] = _Delivery(stream, reply)
@@ -117,6 +140,14 @@ class Engine:
         """The generations in flight, oldest first."""
         with self._lock:
             return [delivery.stream for delivery in self._in_flight.values()]
+
+    def take_finished(self) -> list[Lengths]:
+        """The requests that were answered since the last call."""
+        return [self._finished.popleft() for _ in range(len(self._finished))]
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the step loop: weights, KV cache and activations."""
+        return self._loop.memory_bytes()
 
     def close(self) -> None:
         """End the step loop and the thread, and fail what is in flight."""
@@ -159,7 +190,7 @@ class Engine:
         if not isinstance(message, Step):
             return
         self._note_usage(message.kv_cache_usage)
-        self.iterations += 1
+        self._note_iteration(message)
         for tokens in message.tokens:
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
@@ -167,6 +198,12 @@ class Engine:
             touched[tokens.handle] = delivery
             if delivery.stream.push(tokens):
                 self.cancel(tokens.handle)
+
+    def _note_iteration(self, step: Step) -> None:
+        if step.paused_requests is not None:
+            self.iterations += 1
+            self.last_iteration_us = time.time_ns() // 1000
+            self.paused_requests = step.paused_requests
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage
@@ -187,6 +224,9 @@ class Engine:
             delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
+            self._finished.append(
+                Lengths(input_tokens=len(stream.request.prompt_ids), output_tokens=stream.tokens_generated)
+            )
         self._changed.set()
 
     def _reopen(self) -> bool:
@@ -194,6 +234,7 @@ class Engine:
         if self._is_closing.is_set():
             return False
         self.kv_cache_usage = 0.0
+        self.paused_requests = 0
         self._fail_all("the engine's process died and is being restarted: send the request again")
         self._loop.close()
         self._loop.forget()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import Any
 
 from slipstream.backend.characters import Characters
 from slipstream.backend.engine import Engine
 from slipstream.backend.gauges import Gauges
+from slipstream.backend.guide_checks import GuideChecks, Verdict
+from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_block_bytes
-from slipstream.backend.requests import ModelProfile, read_request
+from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
@@ -39,11 +42,13 @@ class EngineModel:
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
             bans_words=bool(facts.get("has_tokenizer", False)),
         )
+        self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
             limits=limits,
             vocabulary=_vocabulary(config),
+            stream_interval=stream_interval(config),
             changed=changed,
         )
         self._gauges = Gauges(
@@ -74,9 +79,11 @@ class EngineModel:
         """Fail what is in flight and leave no thread and no process."""
         if os.getppid() != self._server_process_id:
             # Killed or crashed: whoever sends to it now waits for ever.
+            self._guides.abandon()
             self._engine.abandon()
             return
         self._watch.close()
+        self._guides.close()
         self._engine.close()
         self._gauges.close()
 
@@ -86,13 +93,29 @@ class EngineModel:
             self._stop(tensors, request.request_id(), reply)
             return
         generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
-        self._engine.submit(generation, reply)
+        if generation.stop.guide is None:
+            self._engine.submit(generation, reply)
+        else:
+            self._guides.settle(generation.stop.guide, generation.request_id, partial(self._begin, generation, reply))
+
+    def _begin(self, generation: GenerationRequest, reply: TritonReply, verdict: Verdict) -> None:
+        """Hand a request whose guide has been tried to the engine, from the thread of the checks or from Triton's."""
+        if verdict.refusal:
+            reply.refuse(verdict.refusal)
+            return
+        try:
+            handle = self._engine.submit(generation, reply)
+            if verdict.is_stopped:
+                self._engine.cancel(handle)
+        except RequestRefusedError as error:
+            reply.refuse(str(error))
 
     def _stop(self, tensors: Tensors, request_id: str, reply: TritonReply) -> None:
         handle = read_stop_handle(tensors)
         if handle is not None:
             self._engine.cancel(handle)
         elif request_id:
+            self._guides.stop(request_id)
             self._engine.cancel_request(request_id)
         else:
             raise RequestRefusedError("stop is true, but the request has no id: give the id of the request to stop")

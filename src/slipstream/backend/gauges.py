@@ -1,84 +1,77 @@
-"""The `nv_trt_llm_*` gauges of TensorRT-LLM's backend that exist so far."""
+"""The metrics of TensorRT-LLM's C++ backend on Triton's /metrics, with the live values of this engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from slipstream.backend.engine import Engine
+from slipstream.backend.figures import gauge_values
+from slipstream.backend.metric_families import BUCKETS, FAMILIES, INPUT_LENGTHS, OUTPUT_LENGTHS, Family
 from slipstream.backend.parameters import Limits
-from slipstream.backend.pipeline import KV_BLOCK_TOKENS
-
-_FAMILIES = {
-    "nv_trt_llm_request_metrics": ("TRT LLM request metrics", "request_type"),
-    "nv_trt_llm_general_metrics": ("General TRT LLM metrics", "general_type"),
-    "nv_trt_llm_kv_cache_block_metrics": ("TRT LLM KV cache block metrics", "kv_cache_block_type"),
-}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Key:
     family: str
-    label: str
+    value: str
 
 
 class Gauges:
-    """Written by one thread; a value that has not changed is not sent to Triton again."""
+    """Written by one thread; a value that has not changed is not sent to Triton again.
+
+    Counters stay at 0, as the C++ backend's do without disaggregated serving. The histograms take every request that
+    was answered, once, when it has ended.
+    """
 
     def __init__(self, *, model: str, version: str, limits: Limits, max_kv_blocks: int) -> None:
-        import triton_python_backend_utils as pb_utils
-
-        self._labels = {"model": model, "version": version}
+        labels = {"model": model, "version": version}
         self._limits = limits
         self._max_kv_blocks = max_kv_blocks
-        self._families = {
-            name: pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)
-            for name, (description, _) in _FAMILIES.items()
+        self._families = {family.name: _triton_family(family) for family in FAMILIES}
+        self._metrics = {
+            _Key(family.name, value): self._new_metric(family, {**labels, family.label: value})
+            for family in FAMILIES
+            for value in family.values
         }
-        self._metrics: dict[_Key, Any] = {}
         self._last: dict[_Key, float] = {}
 
     def refresh(self, engine: Engine) -> None:
-        """Set every gauge to the present state of `engine`.
-
-        Its `kv_cache_usage` is the pipeline's own share, 0..1. It is 0 when nothing runs: the prefix cache of a drained
-        pipeline does not count as used.
-        """
-        streams = engine.streams()
-        generating = sum(stream.tokens_generated > 0 for stream in streams)
-        scheduled = min(len(streams), self._limits.max_batch_size)
-        used_blocks = round(engine.kv_cache_usage * self._max_kv_blocks)
-        requests = {
-            "active": len(streams),
-            "max": self._limits.max_batch_size,
-            "scheduled": scheduled,
-            "context": scheduled - min(generating, scheduled),
-            "waiting": len(streams) - scheduled,
-        }
-        blocks = {
-            "max": self._max_kv_blocks,
-            "used": used_blocks,
-            "free": self._max_kv_blocks - used_blocks,
-            "tokens_per": KV_BLOCK_TOKENS,
-            "fraction": used_blocks / self._max_kv_blocks if self._max_kv_blocks else 0.0,
-        }
-        self._set("nv_trt_llm_request_metrics", requests)
-        self._set("nv_trt_llm_kv_cache_block_metrics", blocks)
-        self._set("nv_trt_llm_general_metrics", {"iteration_counter": engine.iterations})
+        """Set every gauge to the present state of `engine`, and count the requests that have ended."""
+        values = gauge_values(engine, self._limits, max_kv_blocks=self._max_kv_blocks)
+        for family, of_family in values.items():
+            for label, value in of_family.items():
+                self._set(_Key(family.name, label), value)
+        for lengths in engine.take_finished():
+            self._observe(INPUT_LENGTHS, lengths.input_tokens)
+            self._observe(OUTPUT_LENGTHS, lengths.output_tokens)
 
     def close(self) -> None:
         """Give the metrics back; the stub process crashes at its end when some are left."""
         self._metrics.clear()
         self._families.clear()
 
-    def _set(self, family: str, values: Mapping[str, float]) -> None:
-        for label, value in values.items():
-            key = _Key(family=family, label=label)
-            if self._last.get(key) == value:
-                continue
-            if key not in self._metrics:
-                labels = {**self._labels, _FAMILIES[family][1]: label}
-                self._metrics[key] = self._families[family].Metric(labels=labels)
+    def _new_metric(self, family: Family, labels: dict[str, str]) -> Any:
+        if family.kind == "histogram":
+            return self._families[family.name].Metric(labels=labels, buckets=list(BUCKETS))
+        return self._families[family.name].Metric(labels=labels)
+
+    def _set(self, key: _Key, value: float) -> None:
+        if self._last.get(key) != value:
             self._metrics[key].set(value)
             self._last[key] = value
+
+    def _observe(self, family: Family, tokens: int) -> None:
+        (value,) = family.values
+        self._metrics[_Key(family.name, value)].observe(tokens)
+
+
+def _triton_family(family: Family) -> Any:
+    import triton_python_backend_utils as pb_utils
+
+    kinds = {
+        "gauge": pb_utils.MetricFamily.GAUGE,
+        "counter": pb_utils.MetricFamily.COUNTER,
+        "histogram": pb_utils.MetricFamily.HISTOGRAM,
+    }
+    return pb_utils.MetricFamily(name=family.name, description=family.description, kind=kinds[family.kind])

@@ -65,6 +65,7 @@ class Step:
 
     tokens: list[Tokens]
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1
+    paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
+from slipstream.backend.guide import structured_output
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.backend.requests import Sampling
@@ -161,7 +162,9 @@ def _generation_config(request: Generate) -> Any:
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
         _sample(config, request.sampling)
-    if request.bad_texts:
+    if request.stop.guide is not None:
+        config.structured_output_config = structured_output(request.stop.guide)
+    elif request.bad_texts:
         config.structured_output_config = openvino_genai.StructuredOutputConfig(
             grammar=grammar_without(request.bad_texts)
         )

@@ -13,16 +13,16 @@ from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given, t
 from slipstream.backend.words import pack
 from slipstream.text.tokenizer import Tokenizer
 
-_IMAGES = "the engine is not a multimodal model"
+IMAGES = "the engine is not a multimodal model"
 _BIAS = "a bias on the logits is not available on this engine"
 
 # Preprocessing's name of an input, the name that clients of the ensemble and of the BLS model use, and the reason.
-_UNSERVED = (
+UNSERVED = (
     ("DECODER_QUERY", "decoder_text_input", "the engine is a decoder-only model"),
-    ("IMAGE_BYTES", "image_bytes_input", _IMAGES),
-    ("IMAGE_URL", "image_url_input", _IMAGES),
-    ("IMAGE_SIZES", "image_sizes_input", _IMAGES),
-    ("VIDEO_BYTES", "video_bytes_input", _IMAGES),
+    ("IMAGE_BYTES", "image_bytes_input", IMAGES),
+    ("IMAGE_URL", "image_url_input", IMAGES),
+    ("IMAGE_SIZES", "image_sizes_input", IMAGES),
+    ("VIDEO_BYTES", "video_bytes_input", IMAGES),
     ("EMBEDDING_BIAS_WORDS", "embedding_bias_words", _BIAS),
     ("EMBEDDING_BIAS_WEIGHTS", "embedding_bias_weights", _BIAS),
     ("PROMPT_TABLE_EXTRA_ID", "prompt_table_extra_id", "prompt embeddings are not available on this engine"),
@@ -51,7 +51,7 @@ class Prompt:
 
 def refuse_unserved_text(tensors: Mapping[str, NDArray[Any]]) -> None:
     """Raise `RequestRefusedError` for an input that the engine cannot honour; empty strings ask for nothing."""
-    for name, client_name, reason in _UNSERVED:
+    for name, client_name, reason in UNSERVED:
         if is_given(tensors, name) and any(value not in (b"", "", 0) for value in tensors[name].reshape(-1).tolist()):
             raise RequestRefusedError(f"{client_name}: {reason}; leave it out")
 

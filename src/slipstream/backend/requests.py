@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
@@ -51,13 +52,14 @@ class Penalties:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRules:
-    """When the output ends, and what it must not hold."""
+    """When the output ends, what it must be, and what it must not hold."""
 
     max_new_tokens: int
     min_new_tokens: int
     end_id: int | None  # not part of the output
     stop_words: tuple[Word, ...]  # part of the output
     bad_words: tuple[Word, ...]
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +101,9 @@ class ModelProfile:
 def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
     """The generation that `tensors` ask for; `RequestRefusedError` says what cannot be done."""
     refuse_unserved(tensors)
-    if is_given(tensors, "bad_words_list") and not profile.bans_words:
-        raise RequestRefusedError("bad_words_list: the engine was built without a tokenizer; leave it out")
+    for name in ("bad_words_list", TYPE, GUIDE):
+        if is_given(tensors, name) and not profile.bans_words:
+            raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     return GenerationRequest(
         request_id=request_id,
@@ -185,13 +188,32 @@ def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> Stop
     if min_tokens < 0:
         raise RequestRefusedError(f"min_tokens is {min_tokens}, it must be 0 or more")
     max_new_tokens = min(wanted, limits.max_seq_len - prompt_tokens)
-    return StopRules(
+    rules = StopRules(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(min_tokens, max_new_tokens),
         end_id=_end_id(tensors, limits),
         stop_words=_words(tensors, "stop_words_list", limits),
         bad_words=_words(tensors, "bad_words_list", limits),
+        guide=read_guide(tensors),
     )
+    _check_guide(rules)
+    return rules
+
+
+def _check_guide(rules: StopRules) -> None:
+    """What the engine cannot do together with a guide: it would run out of tokens that are allowed."""
+    if rules.guide is None:
+        return
+    if rules.bad_words:
+        raise RequestRefusedError(
+            f"{GUIDE} and bad_words_list are given: the engine follows one grammar; leave one of them out"
+        )
+    if rules.end_id is None:
+        raise RequestRefusedError(f"{TYPE} is given and end_id is missing: a text that is complete could not end")
+    if rules.min_new_tokens > 0:
+        raise RequestRefusedError(
+            f"{TYPE} is given and min_tokens is {rules.min_new_tokens}: a text may be complete before; leave one out"
+        )
 
 
 def _end_id(tensors: Tensors, limits: Limits) -> int | None:

@@ -35,6 +35,8 @@ class StepLoop:
         self._max_batch_size = max_batch_size
         self._waiting: deque[Generate] = deque()
         self._running: dict[int, Generation] = {}
+        self._begun: set[int] = set()  # those of the running that have tokens
+        self._last_usage = 0.0
 
     def run(self) -> None:
         """Serve until the other end of the channel is closed."""
@@ -71,6 +73,7 @@ class StepLoop:
     def _cancel(self, handle: int) -> None:
         generation = self._running.pop(handle, None)
         if generation is not None:
+            self._begun.discard(handle)
             generation.cancel()
             if not self._running:
                 self._step_quietly()  # the pipeline frees a cancelled request's blocks in its next step
@@ -92,11 +95,21 @@ class StepLoop:
         except RuntimeError as error:
             self._start_over(error)
             return
+        # A step gives every generation that has begun a token, unless it had to give its KV blocks up.
+        paused = self._begun - {item.handle for item in tokens}
         for item in tokens:
+            self._begun.add(item.handle)
             if item.ending is not None:
                 del self._running[item.handle]
-        if tokens:
-            self._channel.send(Step(tokens, self._usage()))
+                self._begun.remove(item.handle)
+        self._report(tokens, paused_requests=len(paused))
+
+    def _report(self, tokens: list[Tokens], *, paused_requests: int) -> None:
+        """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache."""
+        usage = self._usage()
+        if tokens or usage != self._last_usage:
+            self._channel.send(Step(tokens, usage, paused_requests))
+        self._last_usage = usage
 
     def _step_quietly(self) -> None:
         try:
@@ -110,6 +123,7 @@ class StepLoop:
         failure = f"the engine failed in a step and was restarted: {_first_line(error)}"
         failed = [Tokens(handle, [], None, Ending.FAILED, failure) for handle in self._running]
         self._running.clear()
+        self._begun.clear()
         self._channel.send(Step(failed, 0.0))
         del self._pipeline
         self._pipeline = self._open_pipeline()

@@ -39,6 +39,15 @@ class StepProcess:
     def process_id(self) -> int:
         return self._process.pid
 
+    def memory_bytes(self) -> int:
+        """Resident memory of the process; 0 when it has died."""
+        import psutil
+
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
     def send(self, message: ToLoop) -> None:
         """Pass `message` on; a loop that has died is noticed by `receive`."""
         try:

@@ -120,4 +120,5 @@ def _embedded_values(spec: DeploymentSpec) -> dict[str, Value]:
         "slipstream_max_num_tokens": spec.engine.max_num_tokens,
         "slipstream_max_seq_len": spec.engine.max_seq_len,
         "slipstream_max_input_len": spec.engine.max_input_len,
+        "slipstream_stream_interval": spec.runtime.stream_interval,
     }

@@ -30,6 +30,14 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(name="slipstream_max_num_tokens", kind="uint", required=True, meaning="tokens in one iteration"),
     Parameter(name="slipstream_max_seq_len", kind="uint", required=True, meaning="prompt and output of one request"),
     Parameter(name="slipstream_max_input_len", kind="uint", required=True, meaning="prompt tokens of one request"),
+    Parameter(
+        name="slipstream_stream_interval",
+        kind="uint",
+        required=True,
+        minimum=1,
+        maximum=64,
+        meaning="tokens in a streamed response; the first comes at once",
+    ),
 )
 
 # Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.

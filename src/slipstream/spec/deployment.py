@@ -43,6 +43,10 @@ class DeploymentSpec(Group):
             raise ValueError(f"runtime.tensorrt_llm has parameters of the C++ backend, engine.target is {target}")
         if target != "llmapi" and runtime.llmapi != LlmApiSpec():
             raise ValueError(f"runtime.llmapi has arguments of the LLM API, engine.target is {target}")
+        if target != "openvino" and runtime.stream_interval > 1:
+            raise ValueError(
+                f"runtime.stream_interval is {runtime.stream_interval}, target {target} sends each token by itself"
+            )
         if target == "openvino" and runtime.engine_instances > 1:
             raise ValueError(
                 f"runtime.engine_instances is {runtime.engine_instances}, the CPU engine runs one: it uses all cores"

@@ -161,6 +161,9 @@ class RuntimeSpec(Group):
         description="a response that is not streamed leaves out the prompt, unless the request says otherwise",
     )
     cancellation_check_period_ms: int = Field(10, ge=1, le=10_000, description="how often cancellations are looked for")
+    stream_interval: int = Field(
+        1, ge=1, le=64, description="tokens in a streamed response of the CPU engine; the first comes at once"
+    )
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
     startup_timeout_s: int = Field(120, ge=1, le=7200, description="time to the first token of a starting server")
     probe_period_s: int = Field(30, ge=1, le=3600, description="how often the watchdog asks for a token")

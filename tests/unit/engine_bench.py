@@ -1,0 +1,114 @@
+"""An engine over a step loop and clients that a test plays."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import replace
+
+from slipstream.backend.engine import Engine
+from slipstream.backend.messages import FromLoop, Step, Tokens, ToLoop
+from slipstream.backend.parameters import Limits
+from slipstream.backend.requests import GenerationRequest, OutputWishes, Penalties, StopRules
+from slipstream.backend.stream import Piece, Stream
+
+
+def a_request(**wishes: bool) -> GenerationRequest:
+    stop = StopRules(max_new_tokens=50, min_new_tokens=0, end_id=None, stop_words=(), bad_words=())
+    defaults = OutputWishes(
+        streaming=True,
+        echo_prompt=False,
+        log_probs=False,
+        num_input_tokens=False,
+        num_output_tokens=False,
+        perf_metrics=False,
+        trailer=False,
+        is_bls_call=False,
+    )
+    return GenerationRequest(
+        request_id="",
+        prompt_ids=[1, 2],
+        sampling=None,
+        penalties=Penalties(),
+        stop=stop,
+        wishes=replace(defaults, **wishes),
+    )
+
+
+def with_stop_words(words: tuple[tuple[int, ...], ...]) -> GenerationRequest:
+    request = a_request()
+    return replace(request, stop=replace(request.stop, stop_words=words))
+
+
+class FakeLoop:
+    """Speaks the step loop's messages; a test plays the engine through `say` and `die`."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[ToLoop] = queue.Queue()
+        self._said: queue.Queue[FromLoop | None] = queue.Queue()
+
+    def send(self, message: ToLoop) -> None:
+        self.heard.put(message)
+
+    def receive(self) -> FromLoop | None:
+        message = self._said.get()
+        if message is None:
+            self._said.put(None)  # like a closed channel, a dead loop stays dead
+        return message
+
+    def has_more(self) -> bool:
+        return not self._said.empty()
+
+    def memory_bytes(self) -> int:
+        return 4096
+
+    def close(self) -> None:
+        self._said.put(None)
+
+    def forget(self) -> None:
+        pass
+
+    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5, paused_requests: int | None = 0) -> None:
+        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests))
+
+    def die(self) -> None:
+        self._said.put(None)
+
+
+class FakeReply:
+    def __init__(self) -> None:
+        self.pieces: queue.Queue[Piece] = queue.Queue()
+        self.failures: queue.Queue[str] = queue.Queue()
+        self.cancelled = False
+
+    def send(self, stream: Stream, piece: Piece) -> None:
+        self.pieces.put(piece)
+
+    def fail(self, stream: Stream, message: str) -> None:
+        self.failures.put(message)
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+class Bench:
+    """An engine over fake loops; `loops[-1]` is the one in use."""
+
+    def __init__(self, *, max_queue_size: int = 0, max_batch_size: int = 1) -> None:
+        self.loops: list[FakeLoop] = []
+        self.limits = Limits(
+            max_input_len=9,
+            max_seq_len=10,
+            max_batch_size=max_batch_size,
+            max_queue_size=max_queue_size,
+            vocab_size=99,
+        )
+        self.changed = threading.Event()
+        self.engine = Engine(self._open, limits=self.limits, vocabulary=None, stream_interval=1, changed=self.changed)
+
+    def _open(self) -> FakeLoop:
+        self.loops.append(FakeLoop())
+        return self.loops[-1]
+
+    def heard(self) -> ToLoop:
+        return self.loops[-1].heard.get(timeout=5)
