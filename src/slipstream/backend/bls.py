@@ -31,7 +31,9 @@ from slipstream.backend.triton import TextReply, input_tensors
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
 
-_CANCELLATION_PERIOD_S = 0.01
+# Long, so that no other thread of Python's is at work when the first response of a call usually comes: Triton makes its
+# arrays without Python's lock (`InferRequest::Exec`), and a stub whose heap is torn dies some calls later.
+_CANCELLATION_PERIOD_S = 0.1
 
 
 class BusinessLogic:

@@ -50,7 +50,8 @@ class Watch:
                 self._changed.wait()
                 continue
             # With many streams the period grows, up to the longest one.
-            period_s = min(max(self._check_period_s, len(checks) * _LEAST_PAUSE_S), _LONGEST_PERIOD_S)
+            longest_s = max(_LONGEST_PERIOD_S, self._check_period_s)
+            period_s = min(max(self._check_period_s, len(checks) * _LEAST_PAUSE_S), longest_s)
             for check in checks:
                 check()
                 time.sleep(period_s / len(checks))
