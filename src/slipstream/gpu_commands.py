@@ -46,14 +46,14 @@ def _text(made: DryRun) -> str:
 
 def doctor(request: Request | None, *, as_json: bool, everything: bool) -> int:
     """Examine this machine and, if one is named, a deployment; the exit code."""
-    from slipstream.doctor import report_text, run_doctor
+    from slipstream.doctor import examine, gather_facts, report_text
 
     if request is None:
-        report = run_doctor(root=find_root(Path.cwd()))
+        facts = gather_facts(root=find_root(Path.cwd()))
     else:
         context = open_context(request)
         gpu = the_gpu(context.spec)
-        report = run_doctor(
+        facts = gather_facts(
             root=context.root,
             spec=context.spec,
             workspace=context.workspace,
@@ -62,6 +62,7 @@ def doctor(request: Request | None, *, as_json: bool, everything: bool) -> int:
             memory=memory_of(context),
             stale=_stale(context),
         )
+    report = examine(facts)
     if as_json:
         print_json(report.as_json())
     else:

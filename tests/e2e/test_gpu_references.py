@@ -131,9 +131,8 @@ def answers(address: str, process: subprocess.Popen[str]) -> bool:
     return False
 
 
-def serve_all(plan: Plan, running: list[subprocess.Popen[str]]) -> None:
-    """Start each launch of the plan, one after the other; each must give a token."""
-    assert plan.launches()
+def serve_all(plan: Plan, running: list[subprocess.Popen[str]]) -> int:
+    """Start each launch of the plan, one after the other; each must give a token. How many did."""
     for command in plan.launches():
         pods = {"LWS_GROUP_SIZE": "2", "LWS_LEADER_ADDRESS": "pod-0.pods"} if command["argv"][0] == "bash" else {}
         log = plan.directory.with_suffix(".log")
@@ -144,6 +143,7 @@ def serve_all(plan: Plan, running: list[subprocess.Popen[str]]) -> None:
         assert answers(plan.http, process), log.read_text()
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+    return len(plan.launches())
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -151,7 +151,8 @@ def test_the_printed_commands_build_and_serve(name: str, tmp_path: Path, running
     plan = plan_of(name, tmp_path / name)
     write_inputs(name, plan)
     build_all(plan)
-    serve_all(plan, running)
+    # Over several machines there is a line for Slurm and one for a LeaderWorkerSet.
+    assert serve_all(plan, running) == (2 if DEPLOYMENTS[name]["hardware"].get("nodes", 1) > 1 else 1)
 
 
 @pytest.mark.parametrize(
@@ -174,47 +175,104 @@ def test_an_orchestrator_serves(
     assert command["argv"].count("tritonserver") == ranks
     write_inputs(name, plan)
     build_all(plan)
-    serve_all(plan, running)
+    assert serve_all(plan, running) == 1
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "flags", "parameters"),
     [
-        ["engine.trtllm_build.multiple_profiles=true"],
-        ["engine.trtllm_build.opt_num_tokens=64", "engine.trtllm_build.tokens_per_block=64"],
-        ["engine.trtllm_build.low_latency_gemm_plugin=true"],
-        ["engine.trtllm_build.gemm_swiglu_plugin=true"],
-        ["engine.trtllm_build.gemm_plugin=disable", "engine.trtllm_build.max_prompt_embedding_table_size=128"],
-        ["engine.trtllm_build.weight_streaming=true", "runtime.tensorrt_llm.gpu_weights_percent=0.5"],
-        ["engine.trtllm_build.gather_context_logits=true"],
-        ["engine.max_beam_width=4", "runtime.tensorrt_llm.decoding_mode=beam_search"],
-        ["engine.lora={target_modules: [attn_q, attn_v], max_lora_rank: 8}"],
-        [
-            "engine.speculation={mode: lookahead, max_draft_len: 111, "
-            + ", ".join(f"lookahead_{size}: 8" for size in ("window_size", "ngram_size", "verification_set_size"))
-            + "}"
-        ],
-        ["quantization.kv_cache=auto", "runtime.tensorrt_llm.max_attention_window_size='4096'"],
-        [
-            "runtime.tensorrt_llm.kv_cache_host_memory_bytes=1073741824",
-            "runtime.tensorrt_llm.cuda_graph_mode=true",
-            "runtime.tensorrt_llm.cuda_graph_cache_size=64",
-            "runtime.batch_scheduler_policy=max_utilization",
-            "runtime.max_queue_size=256",
-            "runtime.default_queue_timeout_microseconds=1000000",
-            "runtime.preprocessing_instances=2",
-        ],
+        (["engine.trtllm_build.multiple_profiles=true"], ["--multiple_profiles enable"], {}),
+        (
+            ["engine.trtllm_build.opt_num_tokens=64", "engine.trtllm_build.tokens_per_block=64"],
+            ["--opt_num_tokens 64", "--tokens_per_block 64"],
+            {},
+        ),
+        (["engine.trtllm_build.low_latency_gemm_plugin=true"], ["--low_latency_gemm_plugin fp8"], {}),
+        (["engine.trtllm_build.gemm_swiglu_plugin=true"], ["--gemm_swiglu_plugin fp8"], {}),
+        (
+            ["engine.trtllm_build.gemm_plugin=disable", "engine.trtllm_build.max_prompt_embedding_table_size=128"],
+            ["--gemm_plugin disable", "--max_prompt_embedding_table_size 128"],
+            {},
+        ),
+        (
+            ["engine.trtllm_build.weight_streaming=true", "runtime.tensorrt_llm.gpu_weights_percent=0.5"],
+            ["--weight_streaming"],
+            {"gpu_weights_percent": "0.5"},
+        ),
+        (["engine.trtllm_build.gather_context_logits=true"], ["--gather_context_logits"], {}),
+        (
+            ["engine.max_beam_width=4", "runtime.tensorrt_llm.decoding_mode=beam_search"],
+            ["--max_beam_width 4"],
+            {"max_beam_width": "4", "decoding_mode": "beam_search"},
+        ),
+        (
+            ["engine.lora={target_modules: [attn_q, attn_v], max_lora_rank: 8}"],
+            ["--lora_plugin auto", "--lora_target_modules attn_q attn_v", "--max_lora_rank 8"],
+            {"lora_cache_max_adapter_size": "8"},
+        ),
+        (
+            [
+                "engine.speculation={mode: lookahead, max_draft_len: 111, "
+                + ", ".join(f"lookahead_{size}: 8" for size in ("window_size", "ngram_size", "verification_set_size"))
+                + "}"
+            ],
+            ["--speculative_decoding_mode lookahead_decoding", "--max_draft_len 111"],
+            {"decoding_mode": "lookahead", "lookahead_window_size": "8", "lookahead_ngram_size": "8"},
+        ),
+        (
+            ["quantization.kv_cache=auto", "runtime.tensorrt_llm.max_attention_window_size='4096'"],
+            [],
+            {"max_attention_window_size": "4096"},
+        ),
+        (
+            [
+                "runtime.tensorrt_llm.kv_cache_host_memory_bytes=1073741824",
+                "runtime.tensorrt_llm.cuda_graph_mode=true",
+                "runtime.tensorrt_llm.cuda_graph_cache_size=64",
+                "runtime.batch_scheduler_policy=max_utilization",
+            ],
+            [],
+            {
+                "kv_cache_host_memory_bytes": "1073741824",
+                "cuda_graph_mode": "true",
+                "cuda_graph_cache_size": "64",
+                "batch_scheduler_policy": "max_utilization",
+            },
+        ),
+        (
+            ["runtime.max_queue_size=256", "runtime.default_queue_timeout_microseconds=1000000"],
+            [],
+            {},
+        ),
     ],
-    ids=lambda settings: settings[0].partition("=")[0],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) and value else "",
 )
 def test_an_option_reaches_an_engine_that_serves(
-    settings: list[str], tmp_path: Path, running: list[subprocess.Popen[str]]
+    settings: list[str],
+    flags: list[str],
+    parameters: dict[str, str],
+    tmp_path: Path,
+    running: list[subprocess.Popen[str]],
 ) -> None:
     name = "llama-3.1-8b-fp8-h100"
     plan = plan_of(name, tmp_path / name, *settings)
+    [build] = plan.builds()
+    config = read_model_config(plan.files[str(plan.directory / "model_repository" / "tensorrt_llm" / "config.pbtxt")])
+    assert [flag for flag in flags if flag not in " ".join(build["argv"])] == []
+    assert {key: config.parameters[key].string_value for key in parameters} == parameters
+    if "runtime.max_queue_size=256" in settings:
+        policy = config.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (256, 1000000)
     write_inputs(name, plan, kv_cache_quant_algo=None if "quantization.kv_cache=auto" in settings else "FP8")
     build_all(plan)
-    serve_all(plan, running)
+    assert serve_all(plan, running) == 1
+
+
+def read_model_config(text: str) -> Any:
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    return text_format.Parse(text, ModelConfig())
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -12,7 +12,17 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served, serve_copy
-from tests.integration.triton_calls import PROMPT, Response, Stream, ask, prompt_of, text, token_ids, wait_for_active
+from tests.integration.triton_calls import (
+    PROMPT,
+    Response,
+    Stream,
+    active_requests,
+    ask,
+    prompt_of,
+    text,
+    token_ids,
+    wait_for_active,
+)
 
 ENGINE = "tensorrt_llm"
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
@@ -120,9 +130,11 @@ def test_a_client_that_goes_away_frees_the_engine(
         stream.start(model, **prompt_of(prompt, 1500), streaming=True)
     else:
         stream.start(model, text_input=PROMPT, max_tokens=1500, stream=True, end_id=-1)
-    stream.next()
+    assert stream.next() is not None
+    assert active_requests(served_by_four) == 1
     stream.close()
     wait_for_active(served_by_four, 0)
+    assert active_requests(served_by_four) == 0  # sooner than 1500 tokens could be written
 
 
 def test_without_streaming_there_is_one_response(served_by_four: Served) -> None:

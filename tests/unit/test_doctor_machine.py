@@ -20,7 +20,6 @@ from slipstream.doctor import (
     Severity,
     examine,
     report_text,
-    run_doctor,
 )
 from slipstream.doctor.compatibility import compatibility, release_of_image
 from slipstream.doctor.facts import MemoryProblem
@@ -325,8 +324,8 @@ def test_the_machine_itself_is_examined_without_heavy_imports() -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from slipstream.doctor import run_doctor;"
-        "run_doctor(root=Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from slipstream.doctor import examine, gather_facts;"
+        "examine(gather_facts(root=Path(sys.argv[1])));"
         "print(sorted({'torch', 'transformers', 'modelopt', 'openvino', 'tritonclient', 'numpy'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
@@ -334,7 +333,7 @@ def test_the_machine_itself_is_examined_without_heavy_imports() -> None:
 
 
 def test_doctor_without_a_deployment_reports_on_the_machine() -> None:
-    report = run_doctor(root=ROOT)
+    report = examine(gather_facts(root=ROOT))
     assert report.subject == "this machine"
     assert "engine-missing" not in {finding.id for finding in report.findings}
 

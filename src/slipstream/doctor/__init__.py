@@ -4,7 +4,7 @@ Facts are gathered by thin functions and examined by pure ones; nothing here imp
 `nvidia-smi`.
 """
 
-from slipstream.doctor.examine import examine, run_doctor
+from slipstream.doctor.examine import examine
 from slipstream.doctor.facts import EngineFacts, Facts, GpuFacts, Machine, Memory, Methods, Pins, Serving
 from slipstream.doctor.findings import FINDINGS, Finding, Report, Severity
 from slipstream.doctor.gather import gather_facts
@@ -26,5 +26,4 @@ __all__ = [
     "examine",
     "gather_facts",
     "report_text",
-    "run_doctor",
 ]
