@@ -116,6 +116,7 @@ class Limits:
     max_batch_size: int
     max_queue_size: int  # 0: no limit
     vocab_size: int
+    max_draft_len: int | None = None  # of a deployment with a draft model; None: no limit
 
     @classmethod
     def of(cls, config: ModelConfig, *, vocab_size: int) -> Limits:
@@ -126,6 +127,7 @@ class Limits:
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
             max_queue_size=config.max_queue_size,
             vocab_size=vocab_size,
+            max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
         )
 
 

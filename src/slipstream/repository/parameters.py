@@ -38,6 +38,13 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         maximum=64,
         meaning="tokens in a streamed response; the first comes at once",
     ),
+    Parameter(
+        name="slipstream_max_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=64,
+        meaning="draft tokens that one request may bring; absent without a draft model: as many as fit the context",
+    ),
 )
 
 # Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.
