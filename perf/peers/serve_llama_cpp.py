@@ -1,4 +1,4 @@
-"""llama.cpp's HTTP server, in the environment that holds xllamacpp: python serve_llama_cpp.py GGUF PORT STREAMS CONTEXT"""
+"""llama.cpp's HTTP server, where xllamacpp is installed: python serve_llama_cpp.py GGUF PORT STREAMS CONTEXT"""
 
 import os
 import sys

@@ -21,6 +21,7 @@ from slipstream.client import Sampling, TextRequest, TokenRequest
 from slipstream.client.tensors import ints, raw_outputs
 from slipstream.client.wire import STREAM_INFER
 from slipstream.perf.bare_engine import BareEngine, Run
+from slipstream.perf.fresh_prompts import FreshPrompts
 from slipstream.pipeline import Context
 from slipstream.progress import Reporter
 from slipstream.serve.supervise import served
@@ -43,7 +44,7 @@ class Load:
 def measure_overhead(context: Context, text: str, load: Load, report: Reporter) -> list[dict[str, object]]:
     """One row for each number of streams and path; serves the deployment for the time of the measurement."""
     spec, workspace = context.spec, context.workspace
-    prompts = _Prompts(Tokenizer.load(workspace.model), text, load.prompt_tokens)
+    prompts = FreshPrompts(Tokenizer.load(workspace.model), text, load.prompt_tokens)
     with (
         served(spec, workspace.model_repository, workspace.run, report) as deployment,
         BareEngine(engine_settings(context)) as bare,
@@ -54,29 +55,6 @@ def measure_overhead(context: Context, text: str, load: Load, report: Reporter) 
         for streams in load.streams:
             rows += _rows(streams, _take_turns(paths, prompts, streams, load, report))
     return rows
-
-
-class _Prompts:
-    """Prompts of an exact length that no earlier run has had."""
-
-    def __init__(self, tokenizer: Tokenizer, text: str, tokens: int) -> None:
-        self._tokenizer = tokenizer
-        self._ids = tokenizer.encode(text, add_special_tokens=False)
-        self._tokens = tokens
-        self._next = 0
-
-    def take(self, count: int) -> list[tuple[str, list[int]]]:
-        """As text and as ids. A number in front makes each new; windows that tokenize otherwise are passed over."""
-        taken: list[tuple[str, list[int]]] = []
-        while len(taken) < count:
-            number = self._tokenizer.encode(f"{self._next:06d}\n", add_special_tokens=False)
-            start = (self._next * 37) % (len(self._ids) - self._tokens)
-            ids = [*number, *self._ids[start : start + self._tokens - len(number)]]
-            self._next += 1
-            prompt = self._tokenizer.decode(ids)
-            if self._tokenizer.encode(prompt, add_special_tokens=False) == ids:
-                taken.append((prompt, ids))
-        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +113,7 @@ def _tokens_in(message: bytes) -> int:
     return counts[0] if counts else 0
 
 
-def _take_turns(paths: _Paths, prompts: _Prompts, streams: int, load: Load, report: Reporter) -> Measured:
+def _take_turns(paths: _Paths, prompts: FreshPrompts, streams: int, load: Load, report: Reporter) -> Measured:
     measured: Measured = {path: [] for path in PATHS}
     for round_number in range(-1, load.rounds):  # round -1 warms up
         turn = round_number % len(PATHS)
