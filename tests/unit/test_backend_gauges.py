@@ -27,7 +27,7 @@ def test_the_gauges_tell_reading_writing_paused_and_waiting_requests_apart() -> 
         "micro_batch_id": 0,
         "paused_requests": 1,
     }
-    assert values[KV_CACHE] == {"max": 8, "free": 6, "used": 2, "tokens_per": 32, "fraction": 0.25}
+    assert values[KV_CACHE] == {"max": 8, "free": 6, "used": 2, "tokens_per": 32, "reused": 0, "fraction": 0.25}
     assert values[MEMORY] == {"cpu": 4096, "gpu": 0, "pinned": 0}
     assert values[GENERAL]["iteration_counter"] == 1
     assert {family: set(family.values) for family in FAMILIES if family.kind == "gauge"} == {
