@@ -207,6 +207,8 @@ class Engine:
         tokens_before, before_ns = stream.tokens_generated, stream.timings.last_token_ns
         if stream.push(tokens, at_ns):
             self.cancel(stream.handle)
+        if tokens.start is not None:
+            self.tally.begin(stream)
         self.tally.note(stream, tokens=stream.tokens_generated - tokens_before, before_ns=before_ns)
 
     def _note_iteration(self, step: Step) -> None:

@@ -47,7 +47,7 @@ class Gauges:
             for value in family.values
         }
         self._last: dict[_Key, float] = {}
-        self._vllm = VllmMetrics(model=model, max_seq_len=limits.max_seq_len)
+        self._vllm = VllmMetrics(model=model, max_seq_len=limits.max_seq_len, kv_blocks=max_kv_blocks)
 
     def refresh(self, engine: Engine) -> None:
         """Set every gauge to the present state of `engine`, and count the requests that have ended."""

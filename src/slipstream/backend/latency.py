@@ -49,7 +49,7 @@ class Tally:
     """Written by the thread that delivers; another one reads the totals and takes the lists."""
 
     def __init__(self, gap_bounds_s: tuple[float, ...]) -> None:
-        self.prompt_tokens = 0  # of the requests that have a token
+        self.prompt_tokens = 0  # of the requests whose prompt was computed
         self.cached_tokens = 0  # of them, found in the KV cache
         self.reused_blocks = 0
         self.generated_tokens = 0
@@ -58,6 +58,12 @@ class Tally:
         self.gaps_s = Buckets(gap_bounds_s)  # between the tokens of a stream; tokens of one step count once
         self._first_tokens_s: deque[float] = deque()
         self._ended: deque[Ended] = deque()
+
+    def begin(self, stream: Stream) -> None:
+        """The prompt of `stream` is computed."""
+        self.prompt_tokens += len(stream.request.prompt_ids)
+        self.cached_tokens += stream.start.cached_tokens
+        self.reused_blocks += stream.start.reused_blocks
 
     def note(self, stream: Stream, *, tokens: int, before_ns: int) -> None:
         """A step gave `stream` so many `tokens`; it had the last one `before_ns`, 0 if they are its first."""
@@ -68,9 +74,6 @@ class Tally:
         if before_ns:
             self.gaps_s.add((timings.last_token_ns - before_ns) / 1e9)
             return
-        self.prompt_tokens += len(stream.request.prompt_ids)
-        self.cached_tokens += stream.start.cached_tokens
-        self.reused_blocks += stream.start.reused_blocks
         self._first_tokens_s.append((timings.first_token_ns - timings.arrival_ns) / 1e9)
 
     def end(self, stream: Stream) -> None:

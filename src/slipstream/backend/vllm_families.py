@@ -65,7 +65,7 @@ RUNNING = _gauge("num_requests_running", "Requests that took part in the last st
 WAITING = _gauge("num_requests_waiting", "Requests that wait to be scheduled")
 KV_USAGE = _gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1")
 
-PROMPT_TOKENS = _counter("prompt_tokens", "Prompt tokens of the requests that have a token")
+PROMPT_TOKENS = _counter("prompt_tokens", "Prompt tokens computed or found in the prefix cache")
 GENERATED_TOKENS = _counter("generation_tokens", "Tokens generated")
 PREFIX_QUERIES = _counter("prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache")
 PREFIX_HITS = _counter("prefix_cache_hits", "Prompt tokens that were found in the prefix cache")
@@ -99,6 +99,7 @@ def request_tokens(kind: Literal["prompt", "generation"], max_seq_len: int) -> V
     )
 
 
+CACHE_INFO = _gauge("cache_config_info", "1; the labels say how the KV cache is made")
 GAUGES = (RUNNING, WAITING, KV_USAGE)
 COUNTERS = (PROMPT_TOKENS, GENERATED_TOKENS, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS, DRAFT_TOKENS, ACCEPTED_TOKENS)
 GAPS_NAME = "vllm:inter_token_latency_seconds"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from slipstream.backend import vllm_families as families
 from slipstream.backend.engine import Engine
 from slipstream.backend.latency import Ended
 from slipstream.backend.messages import Ending
+from slipstream.backend.pipeline import KV_BLOCK_TOKENS
 from slipstream.backend.triton_metrics import triton_family
 from slipstream.backend.vllm_families import VllmFamily
 
@@ -24,7 +26,7 @@ class VllmMetrics:
     tokens, is counted here: its histogram is written as counters, bucket by bucket, once a second.
     """
 
-    def __init__(self, *, model: str, max_seq_len: int) -> None:
+    def __init__(self, *, model: str, max_seq_len: int, kv_blocks: int) -> None:
         self._labels = {"model_name": model, "engine": "0"}
         self._families: list[Any] = []
         self._prompts = families.request_tokens("prompt", max_seq_len)
@@ -33,6 +35,9 @@ class VllmMetrics:
         self._metrics = {family.name: self._new_metrics(family)[""] for family in written}
         self._successes = self._new_metrics(families.SUCCESS)
         self._gaps = [metric for family in families.GAPS for metric in self._new_metrics(family).values()]
+        cache = {"block_size": str(KV_BLOCK_TOKENS), "num_gpu_blocks": str(kv_blocks)}
+        self._cache_info = self._new_metrics(families.CACHE_INFO, cache)[""]
+        self._cache_info.set(1)
         self._gauged: dict[str, float] = {}
         self._counted: dict[str, float] = {}
         self._gaps_written = [0.0] * len(self._gaps)
@@ -59,18 +64,20 @@ class VllmMetrics:
 
     def close(self) -> None:
         """Give the metrics back."""
+        del self._cache_info
         self._metrics.clear()
         self._successes.clear()
         self._gaps.clear()
         self._families.clear()
 
-    def _new_metrics(self, family: VllmFamily) -> dict[str, Any]:
+    def _new_metrics(self, family: VllmFamily, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
         """The metrics of a family by the value of its label."""
         made = triton_family(family.name, family.description, family.kind)
         self._families.append(made)
         buckets = {"buckets": list(family.buckets)} if family.kind == "histogram" else {}
+        labels = {**self._labels, **more}
         return {
-            value: made.Metric(labels=self._labels | ({family.label: value} if family.label else {}), **buckets)
+            value: made.Metric(labels=labels | ({family.label: value} if family.label else {}), **buckets)
             for value in family.values
         }
 
