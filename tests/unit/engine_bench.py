@@ -68,8 +68,14 @@ class FakeLoop:
     def forget(self) -> None:
         pass
 
-    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5, paused_requests: int | None = 0) -> None:
-        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests))
+    def say(
+        self,
+        *tokens: Tokens,
+        kv_cache_usage: float = 0.5,
+        paused_requests: int | None = 0,
+        newly_paused: int = 0,
+    ) -> None:
+        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests, newly_paused))
 
     def die(self) -> None:
         self._said.put(None)

@@ -104,9 +104,13 @@ SERVED_OUTPUTS = frozenset(
         "sequence_length",
         "cum_log_probs",  # with return_log_probs, as the next
         "output_log_probs",
-        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
+        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next nine
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
@@ -115,7 +119,6 @@ SERVED_OUTPUTS = frozenset(
     }
 )
 
-_REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 
 ABSENT_OUTPUTS = {
     "context_logits": _LOGITS,
@@ -123,10 +126,6 @@ ABSENT_OUTPUTS = {
     "batch_index": "a request holds one prompt",
     "sequence_index": _SEVERAL,
     "context_phase_params": "disaggregated serving is not available on this engine",
-    "first_scheduled_time_ns": "the pipeline does not say when it first schedules a request",
-    "kv_cache_alloc_new_blocks": _REUSE,
-    "kv_cache_reused_blocks": _REUSE,
-    "kv_cache_alloc_total_blocks": _REUSE,
 }
 
 NEUTRAL: dict[str, tuple[float, ...]] = {

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, ToLoop
+from slipstream.backend.latency import Tally
+from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stream import Piece, Stream, Vocabulary
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.vllm_families import GAP_S
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
@@ -99,6 +101,9 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
+        self.draft_tokens = 0  # that speculation proposed
+        self.accepted_draft_tokens = 0
+        self.tally = Tally(GAP_S)
         self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
@@ -196,14 +201,22 @@ class Engine:
             if delivery is None or delivery.stream.ending is not None:
                 continue  # a stop word ended it before the loop knew
             touched[tokens.handle] = delivery
-            if delivery.stream.push(tokens):
-                self.cancel(tokens.handle)
+            self._push(delivery.stream, tokens, message.ended_ns)
+
+    def _push(self, stream: Stream, tokens: Tokens, at_ns: int) -> None:
+        tokens_before, before_ns = stream.tokens_generated, stream.timings.last_token_ns
+        if stream.push(tokens, at_ns):
+            self.cancel(stream.handle)
+        if tokens.start is not None:
+            self.tally.begin(stream)
+        self.tally.note(stream, tokens=stream.tokens_generated - tokens_before, before_ns=before_ns)
 
     def _note_iteration(self, step: Step) -> None:
         if step.paused_requests is not None:
             self.iterations += 1
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
+            self.tally.preemptions += step.newly_paused
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage
@@ -221,9 +234,11 @@ class Engine:
         with self._lock:
             self._in_flight.pop(stream.handle, None)
         if stream.ending is Ending.FAILED:
+            self.tally.failures += 1
             delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
+            self.tally.end(stream)
             self._finished.append(
                 Lengths(input_tokens=len(stream.request.prompt_ids), output_tokens=stream.tokens_generated)
             )
@@ -263,6 +278,7 @@ class Engine:
         with self._lock:
             deliveries = list(self._in_flight.values())
             self._in_flight.clear()
+        self.tally.failures += len(deliveries)
         for delivery in deliveries:
             delivery.reply.fail(delivery.stream, message)
         self._changed.set()

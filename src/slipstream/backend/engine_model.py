@@ -14,7 +14,7 @@ from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
-from slipstream.backend.pipeline import engine_facts, kv_block_bytes
+from slipstream.backend.pipeline import engine_facts, kv_blocks
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
@@ -55,7 +55,7 @@ class EngineModel:
             model=config.name,
             version=str(args.get("model_version", "1")),
             limits=limits,
-            max_kv_blocks=(settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution),
+            max_kv_blocks=kv_blocks(settings),
         )
         self._watch = Watch(
             self._engine.checks,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
 from slipstream.backend.guide import structured_output
-from slipstream.backend.messages import Ending, Generate, Tokens
+from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
+from slipstream.backend.messages import Ending, Generate, Start, Tokens
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.backend.requests import Sampling
 from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
-KV_BLOCK_TOKENS = 32  # fixed by OpenVINO for CPUs
+KV_BLOCK_TOKENS = BLOCK_TOKENS
 _SCALE_BYTES = 8  # a float32 scale and a float32 zero point
 
 
@@ -53,6 +56,15 @@ class OpenVinoPipeline:
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
         )
+        self._metrics = self._pipeline.get_metrics()
+        self._kv_blocks = kv_blocks(settings)
+        self._mirror = KvMirror(
+            blocks=self._kv_blocks,
+            max_num_tokens=settings.max_num_tokens,
+            max_num_seqs=settings.max_batch_size,
+            caching=settings.enable_kv_cache_reuse,
+            splits=settings.enable_chunked_context,
+        )
 
     def add(self, request: Generate) -> Generation:
         import numpy as np
@@ -60,24 +72,40 @@ class OpenVinoPipeline:
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
         handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
-        return OpenVinoGeneration(request, handle)
+        return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
+        self._mirror.begin_step(time.monotonic_ns())
         self._pipeline.step()
+        self._metrics = self._pipeline.get_metrics()
+        self._check_mirror()
 
     def kv_cache_usage(self) -> float:
-        return float(self._pipeline.get_metrics().cache_usage) / 100
+        return float(self._metrics.cache_usage) / 100
 
     def kv_cache_bytes(self) -> int:
         return int(self._pipeline.get_metrics().cache_size_in_bytes)
+
+    def _check_mirror(self) -> None:
+        was_exact = self._mirror.is_exact
+        self._mirror.end_step(
+            scheduled_requests=self._metrics.scheduled_requests,
+            used_blocks=round(self.kv_cache_usage() * self._kv_blocks),
+        )
+        if was_exact and not self._mirror.is_exact:
+            print(
+                "the figures of KV reuse are estimates from now on, until the engine is loaded again", file=sys.stderr
+            )
 
 
 class OpenVinoGeneration:
     """Keeps the pipeline's handle alive: dropping it would end the request."""
 
-    def __init__(self, request: Generate, handle: Any) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
         self._request = request
         self._handle = handle
+        self._mirror = mirror
+        self._start: Start | None = mirror.add(request.handle, request.prompt_ids)
         self._count = 0
 
     def read(self) -> Tokens | None:
@@ -88,19 +116,25 @@ class OpenVinoGeneration:
         log_probs = output.generated_log_probs if self._request.log_probs else None
         self._count += len(ids)
         ending = _ending(output.finish_reason)
+        self._mirror.push(self._request.handle, ids)
+        if ending is not None:
+            self._mirror.end(self._request.handle)
         if ending is Ending.END_ID and ids and ids[-1] == self._request.stop.end_id:
             # As in TensorRT-LLM, the token that ends a text is not part of it.
             ids, log_probs = ids[:-1], None if log_probs is None else log_probs[:-1]
-        return Tokens(self._request.handle, ids, log_probs, ending)
+        start, self._start = self._start, None
+        return Tokens(self._request.handle, ids, log_probs, ending, start=start)
 
     def cancel(self) -> None:
         self._handle.cancel()
+        self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
         from openvino_genai import GenerationStatus
 
         if self._handle.get_status() != GenerationStatus.IGNORED:
             return None
+        self._mirror.end(self._request.handle)
         failure = "the KV cache is too small for this request: shorten the prompt or the output"
         return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
 
@@ -126,6 +160,12 @@ def kv_block_bytes(facts: dict[str, Any], execution: str) -> int:
     else:
         head_bytes = 2 * 4 * tokens * head_size
     return head_bytes * int(facts["num_kv_heads"]) * int(facts["num_layers"])
+
+
+def kv_blocks(settings: PipelineSettings) -> int:
+    """Blocks that the KV cache has room for."""
+    facts = engine_facts(settings.engine_dir)
+    return (settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution)
 
 
 def _scheduler(settings: PipelineSettings) -> Any:

@@ -36,6 +36,7 @@ class StepLoop:
         self._waiting: deque[Generate] = deque()
         self._running: dict[int, Generation] = {}
         self._begun: set[int] = set()  # those of the running that have tokens
+        self._paused: set[int] = set()  # those of the begun that got no token in the last step
         self._last_usage = 0.0
 
     def run(self) -> None:
@@ -96,19 +97,19 @@ class StepLoop:
             self._start_over(error)
             return
         # A step gives every generation that has begun a token, unless it had to give its KV blocks up.
-        paused = self._begun - {item.handle for item in tokens}
+        before, self._paused = self._paused, self._begun - {item.handle for item in tokens}
         for item in tokens:
             self._begun.add(item.handle)
             if item.ending is not None:
                 del self._running[item.handle]
                 self._begun.remove(item.handle)
-        self._report(tokens, paused_requests=len(paused))
+        self._report(tokens, newly_paused=len(self._paused - before))
 
-    def _report(self, tokens: list[Tokens], *, paused_requests: int) -> None:
+    def _report(self, tokens: list[Tokens], *, newly_paused: int) -> None:
         """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache."""
         usage = self._usage()
         if tokens or usage != self._last_usage:
-            self._channel.send(Step(tokens, usage, paused_requests))
+            self._channel.send(Step(tokens, usage, len(self._paused), newly_paused))
         self._last_usage = usage
 
     def _step_quietly(self) -> None:
