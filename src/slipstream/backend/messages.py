@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from slipstream.backend.requests import Penalties, Sampling, StopRules
+from slipstream.backend.speculation import Wish
 
 
 class Ending(Enum):
@@ -29,6 +30,7 @@ class Generate:
     stop: StopRules
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
+    speculation: Wish = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Tokens:
     log_probs: list[float] | None = None  # one each id, natural logarithm
     ending: Ending | None = None
     failure: str = ""  # text for the client when the ending is FAILED
+    drafted: int = 0  # tokens that speculation proposed for these
+    accepted: int = 0  # and those of them that were right
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Step:
     tokens: list[Tokens]
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
+    speculating: int = 0  # requests that speculate
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from slipstream.backend.guide import structured_output
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.backend.requests import Sampling
+from slipstream.backend.speculation import MAX_MATCHING_NGRAM_SIZE, Speculation
 from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
@@ -29,7 +30,7 @@ class Generation(Protocol):
 
 
 class Pipeline(Protocol):
-    """Runs any number of generations, one token each in a step."""
+    """Runs any number of generations, one token each in a step; several where they speculate."""
 
     def add(self, request: Generate) -> Generation:
         """Begin `request` with the next step."""
@@ -43,15 +44,23 @@ class Pipeline(Protocol):
     def kv_cache_bytes(self) -> int:
         """Size of the KV cache."""
 
+    def speculating(self) -> int:
+        """Requests that speculate."""
+
 
 class OpenVinoPipeline:
-    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own."""
+    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own.
 
-    def __init__(self, settings: PipelineSettings) -> None:
+    With `speculation` it takes only requests that speculate: OpenVINO has one kind of pipeline for each.
+    """
+
+    def __init__(self, settings: PipelineSettings, speculation: Speculation | None = None) -> None:
         import openvino_genai
 
+        self._speculation = speculation
+        properties = _properties(settings) | _speculative(settings, speculation)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
+            str(settings.engine_dir), _scheduler(settings), "CPU", properties
         )
 
     def add(self, request: Generate) -> Generation:
@@ -59,7 +68,12 @@ class OpenVinoPipeline:
         import openvino
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
-        handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
+        config = _generation_config(request)
+        if self._speculation is not None:
+            config.num_assistant_tokens = self._speculation.max_draft_len
+            if self._speculation.draft_engine_dir is None:
+                config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
+        handle = self._pipeline.add_request(request.handle, prompt, config)
         return OpenVinoGeneration(request, handle)
 
     def step(self) -> None:
@@ -70,6 +84,9 @@ class OpenVinoPipeline:
 
     def kv_cache_bytes(self) -> int:
         return int(self._pipeline.get_metrics().cache_size_in_bytes)
+
+    def speculating(self) -> int:
+        return 0
 
 
 class OpenVinoGeneration:
@@ -143,6 +160,23 @@ def _scheduler(settings: PipelineSettings) -> Any:
 def _properties(settings: PipelineSettings) -> dict[str, Any]:
     properties: dict[str, Any] = engine_facts(settings.engine_dir)["execution"][settings.execution]
     return properties
+
+
+def _speculative(settings: PipelineSettings, speculation: Speculation | None) -> dict[str, Any]:
+    import openvino_genai
+
+    if speculation is None:
+        return {}
+    if speculation.draft_engine_dir is None:
+        return {"prompt_lookup": True}
+    # Without a scheduler of its own the draft would take its KV cache out of the target's.
+    draft = openvino_genai.draft_model(
+        str(speculation.draft_engine_dir),
+        "CPU",
+        scheduler_config=_scheduler(settings),
+        **engine_facts(speculation.draft_engine_dir)["execution"][settings.execution],
+    )
+    return {"draft_model": draft}
 
 
 def _generation_config(request: Generate) -> Any:

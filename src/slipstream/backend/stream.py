@@ -85,6 +85,7 @@ class Stream:
             request.stop,
             self._bad_texts,
             request.wishes.log_probs,
+            request.speculation,
         )
 
     @property
@@ -94,6 +95,8 @@ class Stream:
 
     def push(self, tokens: Tokens) -> bool:
         """Take what a step brought; true if a stop word or a draft ended the output, which the engine must be told."""
+        self.draft_counts.proposed += tokens.drafted
+        self.draft_counts.accepted += tokens.accepted
         ids = tokens.ids
         stopped_after = self._stopped_after(ids)
         if stopped_after is not None:

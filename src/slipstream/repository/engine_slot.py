@@ -43,7 +43,7 @@ def plan_engine(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
     values = values_from(spec, "tensorrt_llm")
     if spec.engine.target == "openvino":
         del values["kv_cache_free_gpu_mem_fraction"]  # its cache has a size in GiB
-        values |= _embedded_values(spec)
+        values |= _embedded_values(spec) | _embedded_speculation(spec, locations)
     else:
         values |= _gpu_values(spec) | _decoding(spec, values) | _lora(spec, values)
     guided = values["guided_decoding_backend"] is not None
@@ -121,4 +121,16 @@ def _embedded_values(spec: DeploymentSpec) -> dict[str, Value]:
         "slipstream_max_seq_len": spec.engine.max_seq_len,
         "slipstream_max_input_len": spec.engine.max_input_len,
         "slipstream_stream_interval": spec.runtime.stream_interval,
+    }
+
+
+def _embedded_speculation(spec: DeploymentSpec, locations: Locations) -> dict[str, Value]:
+    speculation = spec.engine.speculation
+    if speculation is None:
+        return {}
+    return {
+        "slipstream_speculation_mode": speculation.mode,
+        "slipstream_speculation": spec.runtime.speculation,
+        "slipstream_speculation_draft_len": speculation.max_draft_len,
+        "slipstream_speculation_engine_dir": locations.draft_engine_dir,
     }

@@ -164,6 +164,11 @@ class RuntimeSpec(Group):
     stream_interval: int = Field(
         1, ge=1, le=64, description="tokens in a streamed response of the CPU engine; the first comes at once"
     )
+    speculation: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="what of the CPU engine's engine.speculation a request gets that does not say: `auto`, while it is"
+        " measured to be faster",
+    )
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
     startup_timeout_s: int = Field(120, ge=1, le=7200, description="time to the first token of a starting server")
     probe_period_s: int = Field(30, ge=1, le=3600, description="how often the watchdog asks for a token")
