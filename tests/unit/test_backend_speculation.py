@@ -10,7 +10,7 @@ import pytest
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.requests import Penalties, StopRules
 from slipstream.backend.speculating_pipeline import SpeculatingGeneration, SpeculatingPipeline
-from slipstream.backend.speculation import Speculation, Wish, settle_wish
+from slipstream.backend.speculation import Speculation, Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError
 
 LOOKUP = Speculation(max_draft_len=3, draft_engine_dir=None)
@@ -115,8 +115,7 @@ class Both:
 
 
 def settled(asked: str | None, policy: Wish | None, **changed: bool) -> Wish:
-    facts = {"is_greedy": True, "has_draft": False, "is_movable": True, **changed}
-    return settle_wish(asked, policy, **facts)
+    return settle_wish(asked, policy, replace(Traits(is_greedy=True), **changed))
 
 
 def test_a_request_that_does_not_say_gets_what_the_deployment_says() -> None:
@@ -142,7 +141,15 @@ def test_a_word_that_is_none_is_refused() -> None:
         settled("yes", "auto")
 
 
-@pytest.mark.parametrize(("change", "reason"), [({"is_greedy": False}, "drawn"), ({"has_draft": True}, "draft_input")])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"is_greedy": False}, "drawn"),
+        ({"has_draft": True}, "draft_input"),
+        ({"has_least_length": True}, "min_tokens"),
+        ({"has_grammar": True}, "guide"),
+    ],
+)
 def test_what_cannot_speculate_runs_without_or_is_refused_where_it_insists(
     change: dict[str, bool], reason: str
 ) -> None:
@@ -152,8 +159,8 @@ def test_what_cannot_speculate_runs_without_or_is_refused_where_it_insists(
 
 
 def test_what_cannot_be_moved_speculates_only_where_it_insists() -> None:
-    assert settled(None, "auto", is_movable=False) == "off"
-    assert settled("on", "auto", is_movable=False) == "on"
+    assert settled(None, "auto", counts_output=True) == "off"
+    assert settled("on", "auto", counts_output=True) == "on"
 
 
 def test_a_request_that_insists_speculates_and_is_counted() -> None:

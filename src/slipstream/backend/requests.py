@@ -27,7 +27,7 @@ from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
-from slipstream.backend.speculation import Wish, settle_wish
+from slipstream.backend.speculation import Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
 from slipstream.backend.words import Word, unpack
@@ -130,14 +130,14 @@ def read_request(
 
 def _speculation(request: GenerationRequest, asked: str | None, profile: ModelProfile) -> Wish:
     penalties, stop = request.penalties, request.stop
-    return settle_wish(
-        asked,
-        profile.speculation,
+    traits = Traits(
         is_greedy=request.sampling is None,
         has_draft=bool(request.draft_ids),
-        # What these count or follow begins with the output, and a request that is moved begins a new one.
-        is_movable=not (stop.guide or stop.bad_words or penalties.presence or penalties.frequency),
+        has_least_length=stop.min_new_tokens > 0 and stop.end_id is not None,
+        has_grammar=bool(stop.guide or stop.bad_words),
+        counts_output=bool(penalties.presence or penalties.frequency),
     )
+    return settle_wish(asked, profile.speculation, traits)
 
 
 def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
