@@ -134,7 +134,7 @@ class Stream:
         return next((index + 1 for index, token in enumerate(ids) if self._ends_with(token)), None)
 
     def _ends_with(self, token: int) -> bool:
-        return any([watch.push(token) for watch in self._watches])  # a list: each of them must see every token
+        return sum(watch.push(token) for watch in self._watches) > 0  # each of them must see every token
 
     def _note(self, count: int) -> None:
         if not count:

@@ -29,7 +29,11 @@ class DraftSpec(Group):
     quantization: QuantizationSpec = QuantizationSpec()
     max_draft_len: int = Field(5, ge=1, le=64, description="draft tokens that the target verifies in one step")
     kv_cache_free_gpu_mem_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of the GPU memory left after weights for the draft's KV cache"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the GPU memory left after weights for the draft's KV cache; on the CPU each of the two"
+        " engines has runtime.kv_cache_gib",
     )
     use_draft_logits: bool = Field(
         default=False,
@@ -153,6 +157,11 @@ class EngineSpec(Group):
         """Ranks, and so GPUs, of one instance."""
         return self.tp_size * self.pp_size
 
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether a second model is built: `draft`, or the one of `speculation` inside the CPU engine."""
+        return self.draft is not None or (self.speculation is not None and self.speculation.mode == "draft_target")
+
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> EngineSpec:
         if self.max_input_len >= self.max_seq_len:
@@ -167,7 +176,6 @@ class EngineSpec(Group):
         target = self.target
         if target == "openvino":
             for name, given in (
-                ("draft", self.draft is not None),
                 ("lora", self.lora is not None),
                 ("checkpoint_dir", self.checkpoint_dir is not None),
                 ("max_beam_width above 1", self.max_beam_width > 1),
