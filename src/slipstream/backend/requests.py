@@ -21,12 +21,13 @@ request after the other gives the same text every time. Without a seed it is 0, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
+from slipstream.backend.speculation import Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
 from slipstream.backend.words import Word, unpack
@@ -88,6 +89,7 @@ class GenerationRequest:
     stop: StopRules
     wishes: OutputWishes
     draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
+    speculation: Wish = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +100,23 @@ class ModelProfile:
     decoupled: bool
     exclude_input_in_output: bool
     bans_words: bool  # the engine directory holds the tokenizer that grammars need
+    speculation: Wish | None = None  # of a request that does not say; none: the engine cannot speculate
 
 
-def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
-    """The generation that `tensors` ask for; `RequestRefusedError` says what cannot be done."""
+def read_request(
+    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None
+) -> GenerationRequest:
+    """The generation that `tensors` and the parameter `speculation` ask for.
+
+    `RequestRefusedError` says what cannot be done.
+    """
     refuse_unserved(tensors)
     for name in ("bad_words_list", TYPE, GUIDE):
         if is_given(tensors, name) and not profile.bans_words:
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     draft_ids = _draft(tensors, profile.limits)
-    return GenerationRequest(
+    request = GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
         sampling=_sampling(tensors),
@@ -117,6 +125,19 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) ->
         wishes=_wishes(tensors, profile),
         draft_ids=draft_ids,
     )
+    return replace(request, speculation=_speculation(request, speculation, profile))
+
+
+def _speculation(request: GenerationRequest, asked: str | None, profile: ModelProfile) -> Wish:
+    penalties, stop = request.penalties, request.stop
+    traits = Traits(
+        is_greedy=request.sampling is None,
+        has_draft=bool(request.draft_ids),
+        has_least_length=stop.min_new_tokens > 0 and stop.end_id is not None,
+        has_grammar=bool(stop.guide or stop.bad_words),
+        counts_output=bool(penalties.presence or penalties.frequency),
+    )
+    return settle_wish(asked, profile.speculation, traits)
 
 
 def _prompt(tensors: Tensors, limits: Limits) -> list[int]:

@@ -87,6 +87,7 @@ class Stream:
             request.stop,
             self._bad_texts,
             request.wishes.log_probs,
+            request.speculation,
         )
 
     @property
@@ -99,6 +100,8 @@ class Stream:
 
         `at_ns` is the end of the step on the steady clock, now if it is not given.
         """
+        self.draft_counts.proposed += tokens.drafted
+        self.draft_counts.accepted += tokens.accepted
         ids = tokens.ids
         stopped_after = self._stopped_after(ids)
         if stopped_after is not None:

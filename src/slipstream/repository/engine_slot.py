@@ -42,7 +42,7 @@ def plan_engine(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
     """The model `tensorrt_llm`."""
     values = values_from(spec, "tensorrt_llm")
     if spec.engine.target == "openvino":
-        values = _embedded(spec, values)
+        values = _embedded(spec, values) | _embedded_speculation(spec, locations)
     else:
         values |= _gpu_values(spec) | _decoding(spec, values) | _lora(spec, values)
     guided = values["guided_decoding_backend"] is not None
@@ -128,4 +128,16 @@ def _embedded(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Va
         "slipstream_max_input_len": spec.engine.max_input_len,
         "slipstream_stream_interval": spec.runtime.stream_interval,
         "slipstream_max_draft_len": draft.max_draft_len if draft else None,
+    }
+
+
+def _embedded_speculation(spec: DeploymentSpec, locations: Locations) -> dict[str, Value]:
+    speculation = spec.engine.speculation
+    if speculation is None:
+        return {}
+    return {
+        "slipstream_speculation_mode": speculation.mode,
+        "slipstream_speculation": spec.runtime.speculation,
+        "slipstream_speculation_draft_len": speculation.max_draft_len,
+        "slipstream_speculation_engine_dir": locations.draft_engine_dir,
     }

@@ -39,6 +39,26 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         meaning="tokens in a streamed response; the first comes at once",
     ),
     Parameter(
+        name="slipstream_speculation_mode",
+        kind="str",
+        allowed=("ngram", "draft_target"),
+        meaning="where draft tokens come from; absent: the engine does not speculate",
+    ),
+    Parameter(
+        name="slipstream_speculation",
+        kind="str",
+        allowed=("auto", "on", "off"),
+        meaning="for a request that does not say; `auto`: while it is measured to be faster",
+    ),
+    Parameter(
+        name="slipstream_speculation_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=256,
+        meaning="draft tokens that are verified in one step",
+    ),
+    Parameter(name="slipstream_speculation_engine_dir", kind="path", meaning="the engine of draft_target"),
+    Parameter(
         name="slipstream_max_draft_len",
         kind="uint",
         minimum=1,

@@ -47,6 +47,10 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"runtime.stream_interval is {runtime.stream_interval}, target {target} sends each token by itself"
             )
+        if runtime.speculation != "auto" and (target != "openvino" or self.engine.speculation is None):
+            raise ValueError(
+                f"runtime.speculation is {runtime.speculation}, it is for engine.speculation of target openvino"
+            )
         if target == "openvino" and runtime.engine_instances > 1:
             raise ValueError(
                 f"runtime.engine_instances is {runtime.engine_instances}, the CPU engine runs one: it uses all cores"
