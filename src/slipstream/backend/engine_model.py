@@ -14,7 +14,7 @@ from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
-from slipstream.backend.pipeline import engine_facts, kv_block_bytes
+from slipstream.backend.pipeline import engine_facts, kv_blocks
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
@@ -35,12 +35,14 @@ class EngineModel:
         config = ModelConfig.of(args["model_config"])
         settings = PipelineSettings.of(config)
         facts = engine_facts(settings.engine_dir)
-        limits = Limits.of(config, vocab_size=int(facts["vocab_size"]))
+        blocks = kv_blocks(settings)
+        limits = Limits.of(config, vocab_size=int(facts["vocab_size"]), settings=settings, kv_blocks=blocks)
         self._profile = ModelProfile(
             limits=limits,
             decoupled=config.decoupled,
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
             bans_words=bool(facts.get("has_tokenizer", False)),
+            request_timeout_us=config.whole("slipstream_request_timeout_s", default=0) * 1_000_000,
         )
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
@@ -50,12 +52,13 @@ class EngineModel:
             vocabulary=_vocabulary(config),
             stream_interval=stream_interval(config),
             changed=changed,
+            step_timeout_s=config.whole("slipstream_step_timeout_s", default=30),
         )
         self._gauges = Gauges(
             model=config.name,
             version=str(args.get("model_version", "1")),
             limits=limits,
-            max_kv_blocks=(settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution),
+            max_kv_blocks=blocks,
         )
         self._watch = Watch(
             self._engine.checks,
@@ -92,7 +95,9 @@ class EngineModel:
         if flag(tensors, "stop"):
             self._stop(tensors, request.request_id(), reply)
             return
-        generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
+        generation = read_request(
+            tensors, request_id=request.request_id(), profile=self._profile, timeout_us=request.timeout()
+        )
         if generation.stop.guide is None:
             self._engine.submit(generation, reply)
         else:

@@ -57,6 +57,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A request waits no longer: the pipeline has it."""
+
+    handle: int
+    at_ns: int  # on the steady clock, which all processes share
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """From the loop: what one step, or a change between two steps, brought.
 
@@ -66,6 +74,7 @@ class Step:
     tokens: list[Tokens]
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
+    begun: tuple[Begun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.deadlines import Deadline
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
@@ -86,6 +87,7 @@ class GenerationRequest:
     penalties: Penalties
     stop: StopRules
     wishes: OutputWishes
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +98,10 @@ class ModelProfile:
     decoupled: bool
     exclude_input_in_output: bool
     bans_words: bool  # the engine directory holds the tokenizer that grammars need
+    request_timeout_us: int = 0  # 0: no limit
 
 
-def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
+def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile, timeout_us: int = 0) -> GenerationRequest:
     """The generation that `tensors` ask for; `RequestRefusedError` says what cannot be done."""
     refuse_unserved(tensors)
     for name in ("bad_words_list", TYPE, GUIDE):
@@ -112,6 +115,7 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) ->
         penalties=_penalties(tensors),
         stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids)),
         wishes=_wishes(tensors, profile),
+        deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
     )
 
 

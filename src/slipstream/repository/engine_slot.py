@@ -121,4 +121,8 @@ def _embedded_values(spec: DeploymentSpec) -> dict[str, Value]:
         "slipstream_max_seq_len": spec.engine.max_seq_len,
         "slipstream_max_input_len": spec.engine.max_input_len,
         "slipstream_stream_interval": spec.runtime.stream_interval,
+        "max_tokens_in_paged_kv_cache": spec.runtime.kv_cache_tokens,
+        "slipstream_prefill_chunk_tokens": spec.runtime.prefill_chunk_tokens,
+        "slipstream_request_timeout_s": spec.runtime.request_timeout_s,
+        "slipstream_step_timeout_s": spec.runtime.step_timeout_s,
     }
