@@ -64,7 +64,7 @@ class BusinessLogic:
     def execute(self, requests: list[Any]) -> None:
         """Begin every request on a thread of its own, or serve one after the other where there is a draft."""
         for request in requests:
-            arguments = (input_tensors(request), TextReply(request))
+            arguments = (input_tensors(request), TextReply(request), request.timeout())
             thread = threading.Thread(target=self._serve, args=arguments, name="stream", daemon=True)
             thread.start()
             if self._pair is not None:
@@ -74,22 +74,22 @@ class BusinessLogic:
         """End the watch; Triton unloads a model only when its requests are answered, so no stream is left."""
         self._watch.close()
 
-    def _serve(self, tensors: dict[str, Any], reply: TextReply) -> None:
+    def _serve(self, tensors: dict[str, Any], reply: TextReply, timeout_us: int) -> None:
         """Answer one request; whatever goes wrong, its client hears of it."""
         try:
             wanted = read_text_request(
                 tensors, self._settings, decoupled=self._decoupled, has_draft_model=self._pair is not None
             )
-            self._generate(wanted, reply)
+            self._generate(wanted, reply, timeout_us)
         except (RequestRefusedError, EngineFailedError) as error:
             reply.refuse(str(error))
         except Exception as error:
             reply.fail(f"{type(error).__name__}: {error}")
             raise
 
-    def _generate(self, wanted: TextRequest, reply: TextReply) -> None:
+    def _generate(self, wanted: TextRequest, reply: TextReply, timeout_us: int) -> None:
         request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
-        call = self._call(wanted, request_id, reply)
+        call = self._call(wanted, request_id, reply, timeout_us)
         text = OutputText(
             self._settings.tokenizer,
             skip_special_tokens=self._skips_special_tokens,
@@ -113,9 +113,13 @@ class BusinessLogic:
         else:
             reply.send_last(whole, others)
 
-    def _call(self, wanted: TextRequest, request_id: str, reply: TextReply) -> EngineCall | DraftTargetCall:
+    def _call(
+        self, wanted: TextRequest, request_id: str, reply: TextReply, timeout_us: int
+    ) -> EngineCall | DraftTargetCall:
         if self._pair is None:
-            return EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+            return EngineCall(
+                self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled, timeout_us=timeout_us
+            )
         if wanted.drafting is not None:
             return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
         return EngineCall(
@@ -123,6 +127,7 @@ class BusinessLogic:
             request_id=request_id,
             is_abandoned=reply.is_cancelled,
             decoupled=self._pair.decoupled,
+            timeout_us=timeout_us,
         )
 
     def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:

@@ -36,14 +36,9 @@ class EngineModel:
         config = ModelConfig.of(args["model_config"])
         settings = PipelineSettings.of(config)
         facts = engine_facts(settings.engine_dir)
-        limits = Limits.of(config, vocab_size=int(facts["vocab_size"]))
-        self._profile = ModelProfile(
-            limits=limits,
-            decoupled=config.decoupled,
-            exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
-            bans_words=bool(facts.get("has_tokenizer", False)),
-            speculation=speculation_policy(config),
-        )
+        blocks = kv_blocks(settings)
+        limits = Limits.of(config, vocab_size=int(facts["vocab_size"]), settings=settings, kv_blocks=blocks)
+        self._profile = _profile(config, limits, has_tokenizer=bool(facts.get("has_tokenizer", False)))
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
         self._engine = Engine(
@@ -52,12 +47,13 @@ class EngineModel:
             vocabulary=_vocabulary(config),
             stream_interval=stream_interval(config),
             changed=changed,
+            step_timeout_s=config.whole("slipstream_step_timeout_s", default=30),
         )
         self._gauges = Gauges(
             model=config.name,
             version=str(args.get("model_version", "1")),
             limits=limits,
-            max_kv_blocks=kv_blocks(settings),
+            max_kv_blocks=blocks,
         )
         self._watch = Watch(
             self._engine.checks,
@@ -99,6 +95,7 @@ class EngineModel:
             request_id=request.request_id(),
             profile=self._profile,
             speculation=request_parameter(request, PARAMETER),
+            timeout_us=request.timeout(),
         )
         if generation.stop.guide is None:
             self._engine.submit(generation, reply)
@@ -127,6 +124,17 @@ class EngineModel:
         else:
             raise RequestRefusedError("stop is true, but the request has no id: give the id of the request to stop")
         reply.close(decoupled=self._profile.decoupled)
+
+
+def _profile(config: ModelConfig, limits: Limits, *, has_tokenizer: bool) -> ModelProfile:
+    return ModelProfile(
+        limits=limits,
+        decoupled=config.decoupled,
+        exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
+        bans_words=has_tokenizer,
+        speculation=speculation_policy(config),
+        request_timeout_us=config.whole("slipstream_request_timeout_s", default=0) * 1_000_000,
+    )
 
 
 def _vocabulary(config: ModelConfig) -> Vocabulary | None:

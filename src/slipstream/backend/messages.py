@@ -74,6 +74,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A request waits no longer: the pipeline has it."""
+
+    handle: int
+    at_ns: int  # on the steady clock, which all processes share
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """From the loop: what one step, or a change between two steps, brought.
 
@@ -85,6 +93,7 @@ class Step:
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
     newly_paused: int = 0  # those of them that had a token in the step before
     speculating: int = 0  # requests that speculate
+    begun: tuple[Begun, ...] = ()
     ended_ns: int = field(default_factory=time.monotonic_ns)  # on the steady clock, which all processes share
 
 

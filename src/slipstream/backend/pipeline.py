@@ -69,7 +69,7 @@ class OpenVinoPipeline:
         self._kv_blocks = kv_blocks(settings)
         self._mirror = KvMirror(
             blocks=self._kv_blocks,
-            max_num_tokens=settings.max_num_tokens,
+            max_num_tokens=settings.tokens_in_a_step,
             max_num_seqs=settings.max_batch_size,
             caching=settings.enable_kv_cache_reuse,
             splits=settings.enable_chunked_context,
@@ -181,17 +181,18 @@ def kv_block_bytes(facts: dict[str, Any], execution: str) -> int:
 
 
 def kv_blocks(settings: PipelineSettings) -> int:
-    """Blocks that the KV cache has room for."""
-    facts = engine_facts(settings.engine_dir)
-    return (settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution)
+    """How many blocks the KV cache has."""
+    bytes_of_one = kv_block_bytes(engine_facts(settings.engine_dir), settings.execution)
+    fit = (settings.kv_cache_gib << 30) // bytes_of_one
+    return fit if settings.kv_cache_tokens is None else min(fit, -(-settings.kv_cache_tokens // KV_BLOCK_TOKENS))
 
 
 def _scheduler(settings: PipelineSettings) -> Any:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
-    scheduler.cache_size = settings.kv_cache_gib
-    scheduler.max_num_batched_tokens = settings.max_num_tokens
+    scheduler.num_kv_blocks = kv_blocks(settings)
+    scheduler.max_num_batched_tokens = settings.tokens_in_a_step
     scheduler.max_num_seqs = settings.max_batch_size
     scheduler.dynamic_split_fuse = settings.enable_chunked_context
     scheduler.enable_prefix_caching = settings.enable_kv_cache_reuse

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.deadlines import Deadline
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
@@ -90,6 +91,7 @@ class GenerationRequest:
     wishes: OutputWishes
     draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
     speculation: Wish = "off"
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +103,13 @@ class ModelProfile:
     exclude_input_in_output: bool
     bans_words: bool  # the engine directory holds the tokenizer that grammars need
     speculation: Wish | None = None  # of a request that does not say; none: the engine cannot speculate
+    request_timeout_us: int = 0  # 0: no limit
 
 
 def read_request(
-    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None
+    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None, timeout_us: int = 0
 ) -> GenerationRequest:
-    """The generation that `tensors` and the parameter `speculation` ask for.
+    """The generation that `tensors` and the parameters `speculation` and `timeout` ask for.
 
     `RequestRefusedError` says what cannot be done.
     """
@@ -124,6 +127,7 @@ def read_request(
         stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
         wishes=_wishes(tensors, profile),
         draft_ids=draft_ids,
+        deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
     )
     return replace(request, speculation=_speculation(request, speculation, profile))
 

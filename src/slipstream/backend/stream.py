@@ -62,6 +62,7 @@ class Stream:
         self.ending: Ending | None = None
         self.failure = ""
         self.draft_counts = DraftCounts()
+        self.expiry = ""  # for the client of a request whose time is up
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
         self._watches: list[StopWords | DraftCheck] = []
@@ -91,6 +92,19 @@ class Stream:
         )
 
     @property
+    def has_begun(self) -> bool:
+        """It waits no longer."""
+        return self.timings.first_scheduled_ns > 0 or self.tokens_generated > 0
+
+    def expire(self) -> bool:
+        """True, once, when its time is up: the engine must then be told to end it."""
+        deadline = self.request.deadline
+        if deadline is None or self.expiry or self.ending is not None or not deadline.has_passed:
+            return False
+        self.expiry = deadline.failure(has_begun=self.has_begun, tokens_generated=self.tokens_generated)
+        return True
+
+    @property
     def has_sent_tokens(self) -> bool:
         """Responses with tokens have gone out."""
         return self._tokens_sent > 0
@@ -116,6 +130,8 @@ class Stream:
             self._log_probs.extend(log_probs)
             self._cumulative_log_prob += sum(log_probs)
         self.ending, self.failure = tokens.ending, tokens.failure
+        if self.expiry and self.ending is Ending.CANCELLED:
+            self.ending, self.failure = Ending.FAILED, self.expiry
         if stopped_after is not None and self.ending is None:
             self.ending = Ending.END_ID
             return True
