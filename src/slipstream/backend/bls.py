@@ -17,15 +17,18 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from slipstream.backend.bls_call import EngineCall, EngineFailedError
 from slipstream.backend.bls_draft_call import DraftTargetCall, Pair
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
+from slipstream.backend.bls_texts import OutputTexts
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings
+from slipstream.backend.responses import place_tensors
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.triton import TextReply, input_tensors
 from slipstream.backend.watch import Watch
@@ -96,26 +99,33 @@ class BusinessLogic:
     def _generate(self, wanted: TextRequest, reply: TextReply) -> None:
         request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
         call = self._call(wanted, request_id, reply)
-        text = OutputText(
-            self._settings.tokenizer,
-            skip_special_tokens=self._skips_special_tokens,
-            accumulates=self._accumulates and wanted.streaming,
-        )
+        texts = OutputTexts(partial(self._new_text, wanted), are_wholes=not wanted.streaming or wanted.has_beams)
+        generations_left = wanted.num_generations
         self._enter(request_id, call)
         try:
-            for part in call.parts(wanted.engine_tensors, reply.requested):
-                piece = text.push(part.ids)
-                if not wanted.streaming:
-                    reply.send_last(piece + text.finish(), part.others)
-                elif piece or part.others:
-                    reply.send(piece, part.others)
+            for part in call.parts(wanted.engine_tensors, reply.requested, generations=wanted.num_generations):
+                pieces = texts.push(part)
+                generations_left -= 1
+                if not wanted.streaming and generations_left == 0:
+                    reply.send_last(pieces, part.others)
+                elif any(pieces) or part.others or not wanted.streaming:
+                    reply.send(pieces, part.others)
         finally:
             self._leave(request_id)
-        if wanted.streaming:
-            reply.close(text.finish())
+        for place, rest in texts.rests():
+            reply.send([rest], {name: array for name, array in place_tensors(place).items() if name in reply.requested})
+        if self._decoupled:
+            reply.close()
         else:
             # Only after a stop nothing has gone out; a model that is not decoupled owes a response even then.
-            reply.send_last("", {})
+            reply.send_last([""], {})
+
+    def _new_text(self, wanted: TextRequest) -> OutputText:
+        return OutputText(
+            self._settings.tokenizer,
+            skip_special_tokens=self._skips_special_tokens,
+            accumulates=self._accumulates and wanted.streaming and not wanted.has_beams,
+        )
 
     def _call(self, wanted: TextRequest, request_id: str, reply: TextReply) -> EngineCall | DraftTargetCall:
         if self._pair is None:

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -106,18 +106,26 @@ class Engine:
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
         """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
-        stream = Stream(
-            handle=next(self._handles),
-            request=request,
-            vocabulary=self._vocabulary,
-            interval=self._stream_interval,
-        )
+        return self.submit_all((request,), reply)[0]
+
+    def submit_all(self, requests: Sequence[GenerationRequest], reply: Reply) -> list[int]:
+        """Begin the generations of one request, or none of them: `RequestRefusedError` as above."""
+        streams = [
+            Stream(
+                handle=next(self._handles),
+                request=request,
+                vocabulary=self._vocabulary,
+                interval=self._stream_interval,
+            )
+            for request in requests
+        ]
         with self._lock:
-            self._admit()
-            self._in_flight[stream.handle] = _Delivery(stream, reply)
-            self._loop.send(stream.generate_message)
+            self._admit(len(streams))
+            for stream in streams:
+                self._in_flight[stream.handle] = _Delivery(stream, reply)
+                self._loop.send(stream.generate_message)
         self._changed.set()
-        return stream.handle
+        return [stream.handle for stream in streams]
 
     def cancel(self, handle: int) -> None:
         """End a generation; its last response still comes. An unknown handle has ended already."""
@@ -168,13 +176,19 @@ class Engine:
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
-    def _admit(self) -> None:
+    def _admit(self, count: int) -> None:
         waiting = len(self._in_flight) - self._limits.max_batch_size
         limit = self._limits.max_queue_size
-        if limit and waiting >= limit:
+        if not limit or waiting + count <= limit:
+            return
+        if count > limit + self._limits.max_batch_size:
             raise RequestRefusedError(
-                f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+                f"the request asks for {count} sequences, max_batch_size and max_queue_size together are"
+                f" {limit + self._limits.max_batch_size}: ask for fewer"
             )
+        raise RequestRefusedError(
+            f"{max(waiting, 0)} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+        )
 
     def _deliver(self) -> None:
         while (message := self._loop.receive()) is not None or self._reopen():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.requests import Penalties, Sampling, StopRules
 
 
@@ -29,6 +30,8 @@ class Generate:
     stop: StopRules
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
+    beams: Beams | None = None
+    stop_texts: tuple[str, ...] = ()  # with beams: the pipeline watches for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Tokens:
     log_probs: list[float] | None = None  # one each id, natural logarithm
     ending: Ending | None = None
     failure: str = ""  # text for the client when the ending is FAILED
+    beams: tuple[Beam, ...] = ()  # of a beam search that is over, best first; it has no `ids` and `log_probs`
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,13 +109,19 @@ def stream_interval(config: ModelConfig) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request, and all requests together, may ask of the engine."""
+    """What one request, and all requests together, may ask of the engine.
+
+    `max_batch_size` and `max_queue_size` count generations, as the gauges do: each row of a batch and each of
+    `num_return_sequences` is one, a beam search is one however wide it is. KV blocks are counted as they are used, so
+    each beam has its own from where it parts from the others.
+    """
 
     max_input_len: int
     max_seq_len: int
     max_batch_size: int
     max_queue_size: int  # 0: no limit
     vocab_size: int
+    max_beam_width: int = 1
 
     @classmethod
     def of(cls, config: ModelConfig, *, vocab_size: int) -> Limits:
@@ -126,6 +132,7 @@ class Limits:
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
             max_queue_size=config.max_queue_size,
             vocab_size=vocab_size,
+            max_beam_width=config.whole("max_beam_width", default=1),
         )
 
 

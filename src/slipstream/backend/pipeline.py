@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
+from slipstream.backend.beam_pipeline import OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import PipelineSettings
@@ -60,7 +61,7 @@ class OpenVinoPipeline:
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
         handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
-        return OpenVinoGeneration(request, handle)
+        return OpenVinoGeneration(request, handle) if request.beams is None else OpenVinoBeams(request, handle)
 
     def step(self) -> None:
         self._pipeline.step()
@@ -97,12 +98,7 @@ class OpenVinoGeneration:
         self._handle.cancel()
 
     def _ending_without_tokens(self) -> Tokens | None:
-        from openvino_genai import GenerationStatus
-
-        if self._handle.get_status() != GenerationStatus.IGNORED:
-            return None
-        failure = "the KV cache is too small for this request: shorten the prompt or the output"
-        return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
+        return out_of_cache(self._request, self._handle)
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:
@@ -162,6 +158,8 @@ def _generation_config(request: Generate) -> Any:
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
         _sample(config, request.sampling)
+    if request.beams is not None:
+        search(config, request, request.beams)
     if request.stop.guide is not None:
         config.structured_output_config = structured_output(request.stop.guide)
     elif request.bad_texts:

@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 
 from slipstream.backend.bad_words import bad_texts
+from slipstream.backend.beams import Beam
 from slipstream.backend.characters import Characters
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.requests import GenerationRequest
-from slipstream.backend.stopping import StopWords
+from slipstream.backend.stopping import StopWords, stop_texts
 from slipstream.text.tokenizer import Tokenizer
 
 
@@ -39,13 +40,14 @@ class Piece:
     tokens_before: int  # of this output, in earlier pieces
     is_last: bool
     cumulative_log_prob: float
+    beams: tuple[Beam, ...] = ()  # instead of all that, best first
 
 
 class Stream:
     """Collects one generation's tokens; `take` gives what may be sent now.
 
     A piece has at least `interval` tokens, save the first, which waits for nothing, and the last.
-    `RequestRefusedError` when its bad words cannot be banned.
+    `RequestRefusedError` when its bad words cannot be banned, or when beams cannot be told its stop words.
     """
 
     def __init__(
@@ -60,7 +62,11 @@ class Stream:
         self.failure = ""
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
-        self._stop_words = StopWords(request.stop.stop_words, tokenizer) if request.stop.stop_words else None
+        # Beams end in the search: what it has found cannot be cut here, another beam would have won.
+        watches = bool(request.stop.stop_words) and request.beams is None
+        self._stop_words = StopWords(request.stop.stop_words, tokenizer) if watches else None
+        self._stop_texts = stop_texts(request.stop.stop_words, tokenizer) if request.beams is not None else ()
+        self._beams: tuple[Beam, ...] = ()
         self._bad_texts = bad_texts(request.stop.bad_words, tokenizer)
         self._ids: list[int] = []
         self._log_probs: list[float] = []
@@ -79,6 +85,8 @@ class Stream:
             request.stop,
             self._bad_texts,
             request.wishes.log_probs,
+            request.beams,
+            self._stop_texts,
         )
 
     @property
@@ -92,8 +100,9 @@ class Stream:
         stopped_after = self._stopped_after(ids)
         if stopped_after is not None:
             ids = ids[:stopped_after]
-        self._note(len(ids))
+        self._note(len(ids) + sum(len(beam.ids) for beam in tokens.beams))
         self._ids.extend(ids)
+        self._beams = tokens.beams
         if tokens.log_probs is not None:
             log_probs = tokens.log_probs[: len(ids)]
             self._log_probs.extend(log_probs)
@@ -108,10 +117,22 @@ class Stream:
         """The next response, if there is one; the last one always comes, even without tokens."""
         if self.ending is None and not self._is_releasable():
             return None
-        piece = Piece(self._ids, self._log_probs, self._tokens_sent, self.ending is not None, self._cumulative_log_prob)
+        piece = Piece(
+            self._ids,
+            self._log_probs,
+            self._tokens_sent,
+            self.ending is not None,
+            self._cumulative_log_prob,
+            self._found_beams(),
+        )
         self._tokens_sent += len(self._ids)
         self._ids, self._log_probs = [], []
         return piece
+
+    def _found_beams(self) -> tuple[Beam, ...]:
+        """As many as were asked for, also of a search that was cancelled."""
+        wanted = self.request.beams
+        return self._beams or (() if wanted is None else (Beam([], [], 0.0),) * wanted.num_returned)
 
     def _is_releasable(self) -> bool:
         least = self._interval if self.has_sent_tokens else 1
