@@ -46,6 +46,11 @@ def blocks_of(tokens: int) -> int:
     return -(-tokens // KV_BLOCK_TOKENS)
 
 
+def most_output_tokens(request: Generate | GenerationRequest) -> int:
+    """Tokens that the output may have; beams share the prompt's KV blocks, and each has its own output."""
+    return request.stop.max_new_tokens * (1 if request.beams is None else request.beams.width)
+
+
 @dataclass(slots=True)
 class _Holding:
     tokens: int
@@ -69,7 +74,7 @@ class Room:
     def take_for(self, request: Generate) -> bool:
         """Begin a request, if it fits."""
         return self.take(
-            request.handle, prompt_tokens=len(request.prompt_ids), output_tokens=request.stop.max_new_tokens
+            request.handle, prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request)
         )
 
     def take(self, handle: int, *, prompt_tokens: int, output_tokens: int) -> bool:
@@ -162,6 +167,6 @@ def count_waiting(requests: Iterable[GenerationRequest], capacity: Capacity) -> 
     """How many of the requests in flight, oldest first, wait for the others."""
     room = Room(capacity)
     return sum(
-        not room.take(place, prompt_tokens=len(request.prompt_ids), output_tokens=request.stop.max_new_tokens)
+        not room.take(place, prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request))
         for place, request in enumerate(requests)
     )

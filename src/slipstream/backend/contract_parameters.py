@@ -13,6 +13,7 @@ READ: Mapping[str, frozenset[str]] = {
         {
             "gpt_model_path",
             "tokenizer_dir",
+            "max_beam_width",
             "enable_kv_cache_reuse",
             "enable_chunked_context",
             "batch_scheduler_policy",

@@ -6,12 +6,12 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.admission import Capacity, count_waiting
+from slipstream.backend.admission import Capacity, count_waiting, most_output_tokens
 from slipstream.backend.latency import Tally
 from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
@@ -122,20 +122,28 @@ class Engine:
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
         """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
-        stream = Stream(
-            handle=next(self._handles),
-            request=request,
-            vocabulary=self._vocabulary,
-            interval=self._stream_interval,
-        )
+        return self.submit_all((request,), reply)[0]
+
+    def submit_all(self, requests: Sequence[GenerationRequest], reply: Reply) -> list[int]:
+        """Begin the generations of one request, or none of them: `RequestRefusedError` as above."""
+        streams = [
+            Stream(
+                handle=next(self._handles),
+                request=request,
+                vocabulary=self._vocabulary,
+                interval=self._stream_interval,
+            )
+            for request in requests
+        ]
         with self._lock:
-            self._admit(request)
+            self._admit(requests)
             if not self._in_flight:
                 self._silence.break_off()  # an idle loop has nothing to say
-            self._in_flight[stream.handle] = _Delivery(stream, reply)
-            self._loop.send(stream.generate_message)
+            for stream in streams:
+                self._in_flight[stream.handle] = _Delivery(stream, reply)
+                self._loop.send(stream.generate_message)
         self._changed.set()
-        return stream.handle
+        return [stream.handle for stream in streams]
 
     def cancel(self, handle: int) -> None:
         """End a generation; its last response still comes. An unknown handle has ended already."""
@@ -197,20 +205,28 @@ class Engine:
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
-    def _admit(self, request: GenerationRequest) -> None:
-        refusal = self._capacity.refusal(
-            prompt_tokens=len(request.prompt_ids), output_tokens=request.stop.max_new_tokens
-        )
-        if refusal:
-            raise RequestRefusedError(refusal)
+    def _admit(self, requests: Sequence[GenerationRequest]) -> None:
+        for request in requests:
+            refusal = self._capacity.refusal(
+                prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request)
+            )
+            if refusal:
+                raise RequestRefusedError(refusal)
         limit = self._limits.max_queue_size
         if not limit:
             return
-        waiting = count_waiting((delivery.stream.request for delivery in self._in_flight.values()), self._capacity)
-        if waiting >= limit:
+        running = [delivery.stream.request for delivery in self._in_flight.values()]
+        if count_waiting([*running, *requests], self._capacity) <= limit:
+            return
+        if count_waiting(requests, self._capacity) > limit:
             raise RequestRefusedError(
-                f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+                f"the request asks for {len(requests)} sequences, more than run at once and max_queue_size, which is"
+                f" {limit}, together: ask for fewer"
             )
+        waiting = count_waiting(running, self._capacity)
+        raise RequestRefusedError(
+            f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+        )
 
     def _deliver(self) -> None:
         while (message := self._loop.receive()) is not None or self._reopen():

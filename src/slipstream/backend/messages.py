@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.requests import Penalties, Sampling, StopRules
 from slipstream.backend.speculation import Wish
 
@@ -32,6 +33,8 @@ class Generate:
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
     speculation: Wish = "off"
+    beams: Beams | None = None
+    stop_texts: tuple[str, ...] = ()  # with beams: the pipeline watches for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Tokens:
     start: Start | None = None  # with the first ids
     drafted: int = 0  # tokens that speculation proposed for these
     accepted: int = 0  # and those of them that were right
+    beams: tuple[Beam, ...] = ()  # of a beam search that is over, best first; it has no `ids` and `log_probs`
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,12 @@ def stream_interval(config: ModelConfig) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request, and all requests together, may ask of the engine."""
+    """What one request, and all requests together, may ask of the engine.
+
+    `max_batch_size` and `max_queue_size` count generations, as the gauges do: each row of a batch and each of
+    `num_return_sequences` is one, a beam search is one however wide it is. KV blocks are counted as they are used, so
+    each beam has its own from where it parts from the others.
+    """
 
     max_input_len: int
     max_seq_len: int
@@ -136,6 +141,7 @@ class Limits:
     kv_blocks: int = _INT32_MAX  # of the KV cache
     reserves_output: bool = True
     max_draft_len: int | None = None  # of a deployment with a draft model; None: no limit
+    max_beam_width: int = 1
 
     @classmethod
     def of(cls, config: ModelConfig, *, vocab_size: int, settings: PipelineSettings, kv_blocks: int) -> Limits:
@@ -153,6 +159,7 @@ class Limits:
             max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
             kv_blocks=kv_blocks,
             reserves_output=settings.reserves_output,
+            max_beam_width=config.whole("max_beam_width", default=1),
         )
 
 

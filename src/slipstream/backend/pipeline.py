@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
+from slipstream.backend.beam_pipeline import OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
 from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
@@ -86,6 +87,8 @@ class OpenVinoPipeline:
             if self._speculation.draft_engine_dir is None:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
+        if request.beams is not None:
+            return OpenVinoBeams(request, handle)
         return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
@@ -148,13 +151,10 @@ class OpenVinoGeneration:
         self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
-        from openvino_genai import GenerationStatus
-
-        if self._handle.get_status() != GenerationStatus.IGNORED:
-            return None
-        self._mirror.end(self._request.handle)
-        failure = "the KV cache is too small for this request: shorten the prompt or the output"
-        return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
+        failed = out_of_cache(self._request, self._handle)
+        if failed is not None:
+            self._mirror.end(self._request.handle)
+        return failed
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:
@@ -238,6 +238,8 @@ def _generation_config(request: Generate) -> Any:
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
         _sample(config, request.sampling)
+    if request.beams is not None:
+        search(config, request, request.beams)
     if request.stop.guide is not None:
         config.structured_output_config = structured_output(request.stop.guide)
     elif request.bad_texts:

@@ -38,12 +38,14 @@ class Postprocessing:
         self._stops.close()
 
     def _answer(self, request: Any) -> Any:
-        rows = read_rows(input_tensors(request))
+        tensors = input_tensors(request)
+        rows = read_rows(tensors)
         for row in rows:
             if row.trailer is not None and self._stops.is_due(row.trailer.handle) and request.is_cancelled():
                 self._stops.stop(row.trailer.handle)
         texts = [self._decoder.decode(row.ids, begins_text=row.begins_text) for row in rows]
-        return response({"OUTPUT": np.array([[text.encode()] for text in texts], np.object_)})
+        output = np.array([text.encode() for text in texts], np.object_)
+        return response({"OUTPUT": output.reshape(tensors["SEQUENCE_LENGTH"].shape)})
 
 
 class Row:

@@ -65,9 +65,10 @@ def read_mark(tensors: Tensors) -> int | None:
 
 def read_trailer(ids: list[int], length: int) -> Trailer | None:
     """The trailer behind the first `length` of `ids`, none in a request that did not come through the ensemble."""
-    if len(ids) != length + TRAILER_TOKENS or ids[length] >= 0:
+    trailer = ids[length : length + TRAILER_TOKENS]
+    if len(trailer) < TRAILER_TOKENS or trailer[0] >= -1:  # -1 fills shorter beams up; handles begin at 1
         return None
-    handle, tokens_before, is_last = (-1 - value for value in ids[length:])
+    handle, tokens_before, is_last = (-1 - value for value in trailer)
     return Trailer(handle=handle, tokens_before=tokens_before, is_last=bool(is_last))
 
 
