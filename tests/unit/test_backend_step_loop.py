@@ -67,6 +67,9 @@ class FakePipeline:
     def kv_cache_bytes(self) -> int:
         return 1024
 
+    def speculating(self) -> int:
+        return 0
+
 
 @contextmanager
 def a_running_loop(*, max_batch_size: int = 8) -> Iterator[Any]:

@@ -101,8 +101,9 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
-        self.draft_tokens = 0  # that speculation proposed
-        self.accepted_draft_tokens = 0
+        self.speculating_requests = 0  # in the last of them
+        self.draft_tokens = 0  # proposed by speculation since the model was loaded
+        self.accepted_draft_tokens = 0  # and those of them that were right
         self.tally = Tally(GAP_S)
         self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
@@ -197,6 +198,8 @@ class Engine:
         self._note_usage(message.kv_cache_usage)
         self._note_iteration(message)
         for tokens in message.tokens:
+            self.draft_tokens += tokens.drafted
+            self.accepted_draft_tokens += tokens.accepted
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
                 continue  # a stop word ended it before the loop knew
@@ -217,6 +220,7 @@ class Engine:
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
             self.tally.preemptions += step.newly_paused
+            self.speculating_requests = step.speculating
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage

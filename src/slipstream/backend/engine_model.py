@@ -13,14 +13,15 @@ from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_blocks
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
+from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 from slipstream.backend.trailer import read_stop_handle
-from slipstream.backend.triton import TritonReply, input_tensors
+from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ class EngineModel:
             decoupled=config.decoupled,
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
             bans_words=bool(facts.get("has_tokenizer", False)),
+            speculation=speculation_policy(config),
         )
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
@@ -92,7 +94,12 @@ class EngineModel:
         if flag(tensors, "stop"):
             self._stop(tensors, request.request_id(), reply)
             return
-        generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
+        generation = read_request(
+            tensors,
+            request_id=request.request_id(),
+            profile=self._profile,
+            speculation=request_parameter(request, PARAMETER),
+        )
         if generation.stop.guide is None:
             self._engine.submit(generation, reply)
         else:

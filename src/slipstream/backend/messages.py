@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from slipstream.backend.requests import Penalties, Sampling, StopRules
+from slipstream.backend.speculation import Wish
 
 
 class Ending(Enum):
@@ -30,6 +31,7 @@ class Generate:
     stop: StopRules
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
+    speculation: Wish = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Tokens:
     ending: Ending | None = None
     failure: str = ""  # text for the client when the ending is FAILED
     start: Start | None = None  # with the first ids
+    drafted: int = 0  # tokens that speculation proposed for these
+    accepted: int = 0  # and those of them that were right
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Step:
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
     newly_paused: int = 0  # those of them that had a token in the step before
+    speculating: int = 0  # requests that speculate
     ended_ns: int = field(default_factory=time.monotonic_ns)  # on the steady clock, which all processes share
 
 

@@ -14,6 +14,7 @@ from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.backend.requests import Sampling
+from slipstream.backend.speculation import MAX_MATCHING_NGRAM_SIZE, Speculation
 from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
@@ -32,7 +33,7 @@ class Generation(Protocol):
 
 
 class Pipeline(Protocol):
-    """Runs any number of generations, one token each in a step."""
+    """Runs any number of generations, one token each in a step; several where they speculate."""
 
     def add(self, request: Generate) -> Generation:
         """Begin `request` with the next step."""
@@ -46,15 +47,23 @@ class Pipeline(Protocol):
     def kv_cache_bytes(self) -> int:
         """Size of the KV cache."""
 
+    def speculating(self) -> int:
+        """Requests that speculate."""
+
 
 class OpenVinoPipeline:
-    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own."""
+    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own.
 
-    def __init__(self, settings: PipelineSettings) -> None:
+    With `speculation` it takes only requests that speculate: OpenVINO has one kind of pipeline for each.
+    """
+
+    def __init__(self, settings: PipelineSettings, speculation: Speculation | None = None) -> None:
         import openvino_genai
 
+        self._speculation = speculation
+        properties = _properties(settings) | _speculative(settings, speculation)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
+            str(settings.engine_dir), _scheduler(settings), "CPU", properties
         )
         self._metrics = self._pipeline.get_metrics()
         self._kv_blocks = kv_blocks(settings)
@@ -71,7 +80,12 @@ class OpenVinoPipeline:
         import openvino
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
-        handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
+        config = _generation_config(request)
+        if self._speculation is not None:
+            config.num_assistant_tokens = self._speculation.max_draft_len
+            if self._speculation.draft_engine_dir is None:
+                config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
+        handle = self._pipeline.add_request(request.handle, prompt, config)
         return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
@@ -86,13 +100,17 @@ class OpenVinoPipeline:
     def kv_cache_bytes(self) -> int:
         return int(self._pipeline.get_metrics().cache_size_in_bytes)
 
+    def speculating(self) -> int:
+        return 0
+
     def _check_mirror(self) -> None:
         was_exact = self._mirror.is_exact
         self._mirror.end_step(
             scheduled_requests=self._metrics.scheduled_requests,
             used_blocks=round(self.kv_cache_usage() * self._kv_blocks),
         )
-        if was_exact and not self._mirror.is_exact:
+        # Of steps that speculate the mirror has estimates from the beginning.
+        if was_exact and not self._mirror.is_exact and self._speculation is None:
             print(
                 "the figures of KV reuse are estimates from now on, until the engine is loaded again", file=sys.stderr
             )
@@ -183,6 +201,23 @@ def _scheduler(settings: PipelineSettings) -> Any:
 def _properties(settings: PipelineSettings) -> dict[str, Any]:
     properties: dict[str, Any] = engine_facts(settings.engine_dir)["execution"][settings.execution]
     return properties
+
+
+def _speculative(settings: PipelineSettings, speculation: Speculation | None) -> dict[str, Any]:
+    import openvino_genai
+
+    if speculation is None:
+        return {}
+    if speculation.draft_engine_dir is None:
+        return {"prompt_lookup": True}
+    # Without a scheduler of its own the draft would take its KV cache out of the target's.
+    draft = openvino_genai.draft_model(
+        str(speculation.draft_engine_dir),
+        "CPU",
+        scheduler_config=_scheduler(settings),
+        **engine_facts(speculation.draft_engine_dir)["execution"][settings.execution],
+    )
+    return {"draft_model": draft}
 
 
 def _generation_config(request: Generate) -> Any:

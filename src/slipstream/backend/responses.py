@@ -39,12 +39,12 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
 
 
 def _perf_tensors(stream: Stream) -> dict[str, NDArray[Any]]:
-    """Times on the steady clock, KV blocks of the prompt, and what speculation did: nothing, this engine has none."""
-    timings, start = stream.timings, stream.start
+    """Times on the steady clock, KV blocks of the prompt, and what became of draft tokens."""
+    timings, start, drafts = stream.timings, stream.start, stream.draft_counts
     return {
-        "acceptance_rate": np.zeros((1, 1), np.float32),
-        "total_accepted_draft_tokens": np.zeros((1, 1), np.int32),
-        "total_draft_tokens": np.zeros((1, 1), np.int32),
+        "acceptance_rate": np.array([[drafts.acceptance_rate]], np.float32),
+        "total_accepted_draft_tokens": np.array([[drafts.accepted]], np.int32),
+        "total_draft_tokens": np.array([[drafts.proposed]], np.int32),
         "kv_cache_alloc_new_blocks": np.array([[start.new_blocks]], np.int32),
         "kv_cache_reused_blocks": np.array([[start.reused_blocks]], np.int32),
         "kv_cache_alloc_total_blocks": np.array([[start.taken_blocks]], np.int32),

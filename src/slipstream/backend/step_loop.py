@@ -109,7 +109,7 @@ class StepLoop:
         """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache."""
         usage = self._usage()
         if tokens or usage != self._last_usage:
-            self._channel.send(Step(tokens, usage, len(self._paused), newly_paused))
+            self._channel.send(Step(tokens, usage, len(self._paused), newly_paused, self._pipeline.speculating()))
         self._last_usage = usage
 
     def _step_quietly(self) -> None:
@@ -144,7 +144,7 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Serve the channel on the file descriptor in `argv[1]`; the first message holds the settings."""
-    from slipstream.backend.pipeline import OpenVinoPipeline
+    from slipstream.backend.speculating_pipeline import open_pipeline
     from slipstream.errors import SlipstreamError
 
     end_stub_with_server()
@@ -152,7 +152,7 @@ def main() -> None:
     channel = Connection(int(sys.argv[1]))
     settings = channel.recv()
     try:
-        StepLoop(lambda: OpenVinoPipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
+        StepLoop(lambda: open_pipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
     except (RuntimeError, SlipstreamError, KeyError) as error:
         traceback.print_exc(file=sys.stderr)
         channel.send(Broken(str(error)))
