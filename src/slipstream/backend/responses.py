@@ -22,7 +22,12 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
     ids = [*stream.request.prompt_ids, *piece.ids] if wishes.echo_prompt else piece.ids
     tensors: dict[str, NDArray[Any]] = {"sequence_length": np.array([[len(ids)]], np.int32)}
     if wishes.trailer:
-        trailer = Trailer(handle=stream.handle, tokens_before=piece.tokens_before, is_last=piece.is_last)
+        trailer = Trailer(
+            handle=stream.handle,
+            tokens_before=piece.tokens_before,
+            is_last=piece.is_last,
+            only_special_before=piece.only_special_before,
+        )
         tensors["output_ids"] = np.array([[[*ids, *trailer.as_ids()]]], np.int32)
     else:
         tensors["output_ids"] = np.array([[ids]], np.int32)

@@ -39,6 +39,7 @@ class Piece:
     tokens_before: int  # of this output, in earlier pieces
     is_last: bool
     cumulative_log_prob: float
+    only_special_before: bool = False  # no token in earlier pieces has a text that a client sees
 
 
 class Stream:
@@ -65,6 +66,7 @@ class Stream:
         self._ids: list[int] = []
         self._log_probs: list[float] = []
         self._tokens_sent = 0
+        self._only_special_sent = True
         self._cumulative_log_prob = 0.0
 
     @property
@@ -108,8 +110,17 @@ class Stream:
         """The next response, if there is one; the last one always comes, even without tokens."""
         if self.ending is None and not self._is_releasable():
             return None
-        piece = Piece(self._ids, self._log_probs, self._tokens_sent, self.ending is not None, self._cumulative_log_prob)
+        piece = Piece(
+            self._ids,
+            self._log_probs,
+            self._tokens_sent,
+            self.ending is not None,
+            self._cumulative_log_prob,
+            self._only_special_sent,
+        )
         self._tokens_sent += len(self._ids)
+        if self._only_special_sent:
+            self._only_special_sent = self._characters is not None and not self._characters.any_text(self._ids)
         self._ids, self._log_probs = [], []
         return piece
 
