@@ -27,7 +27,12 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
     lengths = [len(prompt) + len(beam.ids) for beam in beams]
     trailer: list[int] = []
     if wishes.trailer:
-        trailer = Trailer(handle=stream.handle, tokens_before=piece.tokens_before, is_last=piece.is_last).as_ids()
+        trailer = Trailer(
+            handle=stream.handle,
+            tokens_before=piece.tokens_before,
+            is_last=piece.is_last,
+            only_special_before=piece.only_special_before,
+        ).as_ids()
     tensors: dict[str, NDArray[Any]] = {
         "sequence_length": np.array([lengths], np.int32),
         "output_ids": np.array([_filled([[*prompt, *beam.ids, *trailer] for beam in beams])], np.int32),

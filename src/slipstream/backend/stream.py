@@ -43,6 +43,7 @@ class Piece:
     is_last: bool
     cumulative_log_prob: float
     beams: tuple[Beam, ...] = ()  # instead of all that, best first
+    only_special_before: bool = False  # no token in earlier pieces has a text that a client sees
 
 
 class Stream:
@@ -79,6 +80,7 @@ class Stream:
         self._ids: list[int] = []
         self._log_probs: list[float] = []
         self._tokens_sent = 0
+        self._only_special_sent = True
         self._cumulative_log_prob = 0.0
 
     @property
@@ -157,8 +159,11 @@ class Stream:
             self.ending is not None,
             self._cumulative_log_prob,
             self._found_beams(),
+            self._only_special_sent,
         )
         self._tokens_sent += len(self._ids)
+        if self._only_special_sent:
+            self._only_special_sent = self._characters is not None and not self._characters.any_text(self._ids)
         self._ids, self._log_probs = [], []
         return piece
 
