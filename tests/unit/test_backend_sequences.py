@@ -22,6 +22,7 @@ from slipstream.backend.sequences import MOST_GENERATIONS, num_generations, read
 from slipstream.backend.stopping import stop_texts
 from slipstream.backend.stream import Stream
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.trailer import TRAILER_TOKENS
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.engine_bench import Bench, FakeReply, a_request
 from tests.unit.small_tokenizers import byte_level
@@ -142,7 +143,7 @@ def test_beams_are_filled_up_and_their_trailers_lie_behind_their_tokens() -> Non
     response = response_tensors(stream, reply.pieces.get(timeout=5), OUTPUTS)
     bench.engine.close()
     assert response["sequence_length"].tolist() == [[2, 1]]
-    assert response["output_ids"].shape == (1, 2, 5)
+    assert response["output_ids"].shape == (1, 2, 2 + TRAILER_TOKENS)
     assert response["output_log_probs"].tolist() == [[[-0.5, -0.5], [-2.0, -1.0]]]
     assert response["cum_log_probs"].tolist() == [[-1.5, -2.0]]
     assert response["num_output_tokens"].tolist() == [[3]]
