@@ -8,16 +8,19 @@ from functools import partial
 from typing import Any
 
 from slipstream.backend.characters import Characters
-from slipstream.backend.engine import Engine
+from slipstream.backend.draft_verification import NO_HANDLE, verify
+from slipstream.backend.engine import Engine, Reply
 from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
+from slipstream.backend.logits_process import LogitsProcess
+from slipstream.backend.logits_replies import LogitsQueue, LogitsReply
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_block_bytes
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
-from slipstream.backend.stream import Vocabulary
+from slipstream.backend.stream import Stream, Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 from slipstream.backend.trailer import read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors
@@ -42,12 +45,14 @@ class EngineModel:
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
             bans_words=bool(facts.get("has_tokenizer", False)),
         )
+        self._logits = LogitsQueue(LogitsProcess(settings))
+        self._vocabulary = _vocabulary(config)
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
             limits=limits,
-            vocabulary=_vocabulary(config),
+            vocabulary=self._vocabulary,
             stream_interval=stream_interval(config),
             changed=changed,
         )
@@ -80,11 +85,13 @@ class EngineModel:
         if os.getppid() != self._server_process_id:
             # Killed or crashed: whoever sends to it now waits for ever.
             self._guides.abandon()
+            self._logits.abandon()
             self._engine.abandon()
             return
         self._watch.close()
         self._guides.close()
         self._engine.close()
+        self._logits.close()
         self._gauges.close()
 
     def _take(self, request: Any, reply: TritonReply) -> None:
@@ -93,8 +100,10 @@ class EngineModel:
             self._stop(tensors, request.request_id(), reply)
             return
         generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
-        if generation.stop.guide is None:
-            self._engine.submit(generation, reply)
+        if generation.acceptance is not None:
+            self._verify(generation, reply)
+        elif generation.stop.guide is None:
+            self._engine.submit(generation, self._with_logits(generation, reply))
         else:
             self._guides.settle(generation.stop.guide, generation.request_id, partial(self._begin, generation, reply))
 
@@ -104,11 +113,24 @@ class EngineModel:
             reply.refuse(verdict.refusal)
             return
         try:
-            handle = self._engine.submit(generation, reply)
+            handle = self._engine.submit(generation, self._with_logits(generation, reply))
             if verdict.is_stopped:
                 self._engine.cancel(handle)
         except RequestRefusedError as error:
             reply.refuse(str(error))
+
+    def _verify(self, generation: GenerationRequest, reply: TritonReply) -> None:
+        """Verify a draft by probabilities; the engine hears nothing of it."""
+        stream = Stream(handle=NO_HANDLE, request=generation, vocabulary=self._vocabulary, interval=1)
+        answer = self._with_logits(generation, reply)
+        self._logits.admit()
+        self._logits.put(lambda rows: verify(stream, answer, rows))
+
+    def _with_logits(self, generation: GenerationRequest, reply: TritonReply) -> Reply:
+        if generation.logits is None:
+            return reply
+        self._logits.admit()
+        return LogitsReply(reply, generation.logits, self._logits)
 
     def _stop(self, tensors: Tensors, request_id: str, reply: TritonReply) -> None:
         handle = read_stop_handle(tensors)

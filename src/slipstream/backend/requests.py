@@ -25,7 +25,9 @@ from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
+from slipstream.backend.draft_acceptance import Acceptance, read_acceptance
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
+from slipstream.backend.logits import LogitsWish, read_logits_wish
 from slipstream.backend.parameters import Limits
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
@@ -88,6 +90,8 @@ class GenerationRequest:
     stop: StopRules
     wishes: OutputWishes
     draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
+    acceptance: Acceptance | None = None  # none: draft tokens are accepted where they are equal
+    logits: LogitsWish | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +112,20 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) ->
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     draft_ids = _draft(tensors, profile.limits)
+    stop = _stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids))
+    sampling, vocab_size = _sampling(tensors), profile.limits.vocab_size
     return GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
-        sampling=_sampling(tensors),
+        sampling=sampling,
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
+        stop=stop,
         wishes=_wishes(tensors, profile),
         draft_ids=draft_ids,
+        acceptance=read_acceptance(tensors, draft_ids=draft_ids, vocab_size=vocab_size, is_greedy=sampling is None),
+        logits=read_logits_wish(
+            tensors, prompt_tokens=len(prompt_ids), max_new_tokens=stop.max_new_tokens, vocab_size=vocab_size
+        ),
     )
 
 

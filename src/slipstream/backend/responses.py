@@ -35,6 +35,8 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
         tensors["num_output_tokens"] = np.array([[len(ids)]], np.int32)
     if wishes.perf_metrics and piece.is_last:
         tensors |= _perf_tensors(stream)
+    if stream.logits is not None and piece.is_last:
+        tensors |= stream.logits.tensors()
     return {name: tensor for name, tensor in tensors.items() if name in requested}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from slipstream.backend.bad_words import bad_texts
 from slipstream.backend.characters import Characters
 from slipstream.backend.draft import DraftCheck, DraftCounts
+from slipstream.backend.logits import Logits
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stopping import StopWords
@@ -60,6 +61,7 @@ class Stream:
         self.ending: Ending | None = None
         self.failure = ""
         self.draft_counts = DraftCounts()
+        self.logits: Logits | None = None  # for the last response
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
         self._watches: list[StopWords | DraftCheck] = []

@@ -103,7 +103,8 @@ class TritonReply:
 
     def fail(self, stream: Stream, message: str) -> None:
         """End the request: the server could not serve it."""
-        if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
+        wishes = stream.request.wishes
+        if wishes.is_bls_call and wishes.streaming and stream.has_sent_tokens:
             self._sender.end()
         else:
             self._sender.end(error_response(message, is_clients_fault=False))
