@@ -25,7 +25,7 @@ from tests.integration.triton_calls import PROMPT, infer, prompt_of, text
 BLS, TARGET, DRAFT = "tensorrt_llm_bls", "tensorrt_llm", "tensorrt_llm_draft"
 DEPLOYMENT = "smollm2-135m-cpu-draft"
 NUM_TOKENS = 24
-PROMPTS = (PROMPT, "Once upon a time, in a small village,", "def fibonacci(n):", "The three laws of motion are")
+PROMPTS = (PROMPT, "Once upon a time, in a small village,", "The three laws of motion are")
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +143,11 @@ def test_a_draft_that_is_sure_of_an_unlikely_token_is_not_kept(pair: Served, pro
 
 
 def test_speculation_by_logits_writes_the_targets_text_or_draws_one(pair: Served) -> None:
-    found = bls(pair, num_draft_tokens=3, use_draft_logits=True)
-    assert text([found]) == text([bls(pair)])
-    drawn = {"top_k": 20, "temperature": 0.9, "seed": 4, "return_perf_metrics": True, "end_id": -1}
+    found = bls(pair, num_draft_tokens=3, use_draft_logits=True, max_tokens=8)
+    assert text([found]) == text([bls(pair, max_tokens=8)])
+    drawn = {"top_k": 20, "temperature": 0.9, "seed": 4, "return_perf_metrics": True, "end_id": -1, "max_tokens": 12}
     first, again = (bls(pair, num_draft_tokens=3, use_draft_logits=True, **drawn) for _ in range(2))
     assert text([first]) == text([again])
     rate, accepted, drafted = figures(first)
     assert 0.5 < rate == pytest.approx(accepted / drafted)
-    assert drafted >= 12
+    assert drafted >= 6

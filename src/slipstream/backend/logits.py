@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 
 CONTEXT, GENERATION = "return_context_logits", "return_generation_logits"
-MOST_BYTES = 64 << 20  # of one response; Triton's shared memory grows to several times of it, and does not shrink
+MOST_BYTES = 64 << 20  # of one response; Triton's shared memory grows by as much on each model that passes it on
 _FLOAT_BYTES = 4
 
 
