@@ -46,6 +46,8 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
         tensors["num_output_tokens"] = np.array([[sum(lengths)]], np.int32)
     if wishes.perf_metrics and piece.is_last:
         tensors |= _perf_tensors(stream)
+    if stream.logits is not None and piece.is_last:
+        tensors |= stream.logits.tensors()
     tensors |= place_tensors(stream.request.place)
     return {name: tensor for name, tensor in tensors.items() if name in requested}
 

@@ -9,6 +9,7 @@ from slipstream.backend.bad_words import bad_texts
 from slipstream.backend.beams import Beam
 from slipstream.backend.characters import Characters
 from slipstream.backend.draft import DraftCheck, DraftCounts
+from slipstream.backend.logits import Logits
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stopping import StopWords, stop_texts
@@ -66,6 +67,7 @@ class Stream:
         self.failure = ""
         self.draft_counts = DraftCounts()
         self.expiry = ""  # for the client of a request whose time is up
+        self.logits: Logits | None = None  # for the last response
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
         # Beams end in the search: what it has found cannot be cut here, another beam would have won.
