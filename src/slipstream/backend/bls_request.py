@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slipstream.backend.bls_drafting import Drafting, read_drafting
 from slipstream.backend.prompt import IMAGES, Prompt, PromptSettings, read_prompt, refuse_unserved_text
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, is_given
-from slipstream.backend.trailer import CALL, marker
+from slipstream.backend.trailer import call_marker
 
 # The inputs that preprocessing reads, under its names.
 PROMPT_INPUTS = {
@@ -92,7 +92,7 @@ def _prompt_inputs(prompt: Prompt) -> dict[str, NDArray[Any]]:
         "request_output_len": np.array([[prompt.max_tokens]], np.int32),
         "end_id": np.array([[prompt.end_id]], np.int32),
         "pad_id": np.array([[prompt.pad_id]], np.int32),
-        "prompt_table_extra_ids": marker(CALL)[np.newaxis],
+        "prompt_table_extra_ids": call_marker()[np.newaxis],
     }
     if prompt.stop_words.size:
         inputs["stop_words_list"] = prompt.stop_words[np.newaxis]

@@ -19,6 +19,8 @@ from slipstream.backend.tensors import RequestRefusedError
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
+_STEP_WEIGHT = 0.2
+_LONGEST_STEP_S = 0.5  # what is longer is a pause
 
 
 class Reply(Protocol):
@@ -32,6 +34,9 @@ class Reply(Protocol):
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let Triton say in another way that the client has gone away; `step_s` is the time between two tokens."""
 
 
 class Loop(Protocol):
@@ -99,6 +104,8 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
+        self._step_s = 0.0  # lately, between two of them
+        self._last_step_s = 0.0
         self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
@@ -164,7 +171,9 @@ class Engine:
 
     def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
         if delivery.stream.request.wishes.trailer:
-            return  # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing
+            # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
+            delivery.reply.beat(delivery.stream, self._step_s)
+            return
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
@@ -202,6 +211,9 @@ class Engine:
     def _note_iteration(self, step: Step) -> None:
         if step.paused_requests is not None:
             self.iterations += 1
+            now_s = time.monotonic()
+            self._step_s += _STEP_WEIGHT * (min(now_s - self._last_step_s, _LONGEST_STEP_S) - self._step_s)
+            self._last_step_s = now_s
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
 

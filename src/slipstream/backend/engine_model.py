@@ -15,11 +15,12 @@ from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_block_bytes
+from slipstream.backend.presence import Presences
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
-from slipstream.backend.trailer import read_stop_handle
+from slipstream.backend.trailer import is_watch, read_presence_id, read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ class EngineModel:
             bans_words=bool(facts.get("has_tokenizer", False)),
         )
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
+        self._presences = Presences()
         changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
@@ -92,7 +94,13 @@ class EngineModel:
         if flag(tensors, "stop"):
             self._stop(tensors, request.request_id(), reply)
             return
+        presence_id = read_presence_id(tensors)
+        if presence_id is not None and is_watch(tensors):
+            reply.watch(self._presences, presence_id)
+            return
         generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
+        if presence_id is not None:
+            reply.enter(self._presences, presence_id)
         if generation.stop.guide is None:
             self._engine.submit(generation, reply)
         else:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.presence import Presence, Presences, beat_tensors
 from slipstream.backend.responses import response_tensors
 from slipstream.backend.stream import Piece, Stream
 
@@ -94,21 +95,43 @@ class TritonReply:
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
+        self._presences: Presences | None = None
+        self._presence: Presence | None = None
+
+    def enter(self, presences: Presences, presence_id: int) -> None:
+        """The request came through the ensemble under `presence_id`."""
+        self._presences, self._presence = presences, presences.enter(presence_id)
+
+    def watch(self, presences: Presences, presence_id: int) -> None:
+        """The request is the watch of the one under `presence_id`."""
+        presences.attach(presence_id, self._sender)
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let the ensemble ask whether its client is still there, unless tokens of a stream do so."""
+        if self._presence is not None and self._presences is not None:
+            has_tokens_flowing = stream.has_sent_tokens and stream.request.wishes.streaming
+            quiet_s = self._presences.quiet_s + (step_s if has_tokens_flowing else 0.0)
+            self._presence.beat(lambda: response(beat_tensors(stream.handle)), quiet_s)
 
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response; the final flag travels with the last one."""
         tensors = response(response_tensors(stream, piece, self._requested))
         if piece.is_last:
+            self._leave()
             self._sender.end(tensors)
         else:
+            if self._presence is not None:
+                self._presence.touch()
             self._sender.send(tensors)
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
+        self._leave()
         self._sender.end(error_response(message))
 
     def fail(self, stream: Stream, message: str) -> None:
         """End the request: the server could not serve it."""
+        self._leave()
         if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
             self._sender.end()
         else:
@@ -121,6 +144,11 @@ class TritonReply:
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
         self._sender.end(None if decoupled else response(_no_tokens()))
+
+    def _leave(self) -> None:
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            presence.end()
 
 
 class TextReply:

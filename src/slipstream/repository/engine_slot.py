@@ -72,7 +72,7 @@ def _slot(spec: DeploymentSpec, name: str, values: Mapping[str, Value], *, insta
         backend=ENGINE_BACKEND[spec.engine.target],
         max_batch_size=spec.runtime.triton_max_batch_size,
         decoupled=spec.runtime.decoupled,
-        batching=Batching.of(spec.runtime),
+        batching=Batching.of(spec.runtime) if spec.engine.target != "openvino" else None,
         instances=instances,
         parameters=values,
     )
