@@ -68,8 +68,14 @@ class FakeLoop:
     def forget(self) -> None:
         pass
 
-    def say(self, *tokens: Tokens, kv_cache_usage: float = 0.5, paused_requests: int | None = 0) -> None:
-        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests))
+    def say(
+        self,
+        *tokens: Tokens,
+        kv_cache_usage: float = 0.5,
+        paused_requests: int | None = 0,
+        newly_paused: int = 0,
+    ) -> None:
+        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests, newly_paused))
 
     def die(self) -> None:
         self._said.put(None)
@@ -80,6 +86,7 @@ class FakeReply:
         self.pieces: queue.Queue[Piece] = queue.Queue()
         self.failures: queue.Queue[str] = queue.Queue()
         self.cancelled = False
+        self.beats: list[int] = []
 
     def send(self, stream: Stream, piece: Piece) -> None:
         self.pieces.put(piece)
@@ -89,6 +96,9 @@ class FakeReply:
 
     def is_cancelled(self) -> bool:
         return self.cancelled
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        self.beats.append(stream.handle)
 
 
 class Bench:

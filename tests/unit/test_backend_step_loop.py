@@ -67,6 +67,9 @@ class FakePipeline:
     def kv_cache_bytes(self) -> int:
         return 1024
 
+    def speculating(self) -> int:
+        return 0
+
 
 @contextmanager
 def a_running_loop(*, max_batch_size: int = 8) -> Iterator[Any]:
@@ -203,3 +206,16 @@ def test_a_step_that_only_fills_the_cache_is_told_once() -> None:
         channel.send(a_generation(1, prompt=102, tokens=1))
         steps = [channel.recv() for _ in range(3)]
     assert [(len(step.tokens), step.kv_cache_usage) for step in steps] == [(0, 0.125), (0, 0.25), (1, 0.0)]
+
+
+def test_a_request_that_gets_no_more_tokens_is_counted_as_paused_once() -> None:
+    with a_running_loop() as channel:
+        channel.send(a_generation(1, prompt=7, tokens=9))
+        channel.send(a_generation(2, tokens=20))
+        steps = []
+        while not any(tokens.ending for step in steps for tokens in step.tokens):
+            assert channel.poll(5)
+            steps.append(channel.recv())
+    assert max(step.paused_requests for step in steps) == 1
+    assert sum(step.newly_paused for step in steps) == 1
+    assert [step.ended_ns for step in steps] == sorted({step.ended_ns for step in steps})

@@ -80,7 +80,11 @@ def test_the_ensemble_is_wired_as_the_contract_says(root: Path, tmp_path: Path, 
         }
         for step in config.ensemble_scheduling.step
     ]
-    assert steps == the_contract("ensemble")["ensemble_scheduling"]
+    watch = config.ensemble_scheduling.step[3:]
+    assert steps[:3] == the_contract("ensemble")["ensemble_scheduling"]
+    assert [step.model_name for step in watch] == (["tensorrt_llm", "postprocessing"] if name == DEFAULT else [])
+    outputs = {entry.name for entry in config.output}
+    assert not any(outputs & set(step.output_map.values()) for step in watch)
     assert config.platform == "ensemble"
     assert not config.HasField("model_transaction_policy")
 
@@ -116,11 +120,23 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_execution": "accuracy",
         "slipstream_kv_cache_gib": "3",
         "slipstream_max_batch_size": "32",
+        "slipstream_max_queue_size": "0",
         "slipstream_max_num_tokens": "2048",
         "slipstream_max_seq_len": "2048",
         "slipstream_max_input_len": "2047",
         "slipstream_stream_interval": "4",
     }
+
+
+def test_the_embedded_engine_fills_both_slots_of_a_pair(root: Path, tmp_path: Path) -> None:
+    configs = render(root, tmp_path, "smollm2-135m-cpu-draft", "engine.draft.max_draft_len=7")
+    assert set(configs) == FIVE | {"tensorrt_llm_draft"}
+    target, draft = (parameters(configs[name]) for name in ("tensorrt_llm", "tensorrt_llm_draft"))
+    assert target["slipstream_max_draft_len"] == "7"
+    own = {"gpt_model_path": "/models/smollm2-135m-cpu-draft/draft/engine"}
+    assert draft == {**target, **own, "tokenizer_dir": "/models/smollm2-135m-cpu-draft/draft/model"}
+    assert configs["tensorrt_llm_draft"].backend == "python"
+    assert parameters(configs["tensorrt_llm_bls"])["tensorrt_llm_draft_model_name"] == "tensorrt_llm_draft"
 
 
 def test_the_gpu_target_loads_the_compiled_engine(root: Path, tmp_path: Path) -> None:
@@ -168,13 +184,19 @@ def test_without_limits_there_is_no_queue_policy(root: Path, tmp_path: Path) -> 
         assert not config.dynamic_batching.HasField("default_queue_policy")
 
 
-def test_the_batcher_before_postprocessing_is_upstreams_on_the_gpu_and_absent_on_the_cpu(
-    root: Path, tmp_path: Path
+@pytest.mark.parametrize("model", ["postprocessing", "tensorrt_llm"])
+def test_the_batcher_before_a_step_that_may_be_cancelled_is_upstreams_on_the_gpu_and_absent_on_the_cpu(
+    root: Path, tmp_path: Path, model: str
 ) -> None:
     for name, batches in ((STREAMING_GPU, True), (DEFAULT, False)):
         out = tmp_path / name
         out.mkdir()
-        assert render(root, out, name)["postprocessing"].HasField("dynamic_batching") == batches
+        assert render(root, out, name)[model].HasField("dynamic_batching") == batches
+
+
+def test_with_one_response_a_request_the_ensemble_has_no_watch(root: Path, tmp_path: Path) -> None:
+    config = render(root, tmp_path, DEFAULT, "runtime.decoupled=false")["ensemble"]
+    assert len(config.ensemble_scheduling.step) == 3
 
 
 def test_the_draft_profile_is_what_upstreams_speculation_needs(root: Path, tmp_path: Path) -> None:
@@ -229,8 +251,8 @@ def test_the_same_spec_renders_the_same_bytes(root: Path, tmp_path: Path) -> Non
 def test_entry_points_are_short_and_import_the_backend_only(root: Path, tmp_path: Path, name: str) -> None:
     repository = a_repository(tmp_path, a_deployment(root, name))
     sources = {path.parents[1].name: path.read_text() for path in repository.glob("*/1/model.py")}
-    engine = {"tensorrt_llm"} if name == DEFAULT else set()
-    assert set(sources) == {"preprocessing", "postprocessing", "tensorrt_llm_bls"} | engine
+    engines = {DEFAULT: {"tensorrt_llm"}, "smollm2-135m-cpu-draft": {"tensorrt_llm", "tensorrt_llm_draft"}}
+    assert set(sources) == {"preprocessing", "postprocessing", "tensorrt_llm_bls"} | engines.get(name, set())
     for source in sources.values():
         imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
         modules = [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]

@@ -14,6 +14,7 @@ SERVED = frozenset(
         "input_ids",
         "input_lengths",
         "request_output_len",
+        "draft_input_ids",
         "end_id",
         "stop_words_list",
         "bad_words_list",
@@ -58,7 +59,7 @@ _BEAMS = "beam search is not available on this engine"
 _SEVERAL = "several sequences of one request are not available on this engine"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
-_DRAFT = "draft-target speculation is not available on this engine"
+_DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
 _DECAY = "a decaying top-p is not available on this engine"
 _LOGITS = "the engine does not give out logits"
@@ -75,7 +76,6 @@ REFUSED = {
     "beam_width": _BEAMS,
     "len_penalty": _BEAMS,
     "beam_search_diversity_rate": _BEAMS,
-    "draft_input_ids": _DRAFT,
     "draft_logits": _DRAFT,
     "draft_acceptance_threshold": _DRAFT,
     "embedding_bias": "a bias on the logits is not available on this engine",
@@ -104,9 +104,13 @@ SERVED_OUTPUTS = frozenset(
         "sequence_length",
         "cum_log_probs",  # with return_log_probs, as the next
         "output_log_probs",
-        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
+        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next nine
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
@@ -115,9 +119,6 @@ SERVED_OUTPUTS = frozenset(
     }
 )
 
-ZERO_OUTPUTS = frozenset({"acceptance_rate", "total_accepted_draft_tokens", "total_draft_tokens"})  # no speculation
-
-_REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 
 ABSENT_OUTPUTS = {
     "context_logits": _LOGITS,
@@ -125,10 +126,6 @@ ABSENT_OUTPUTS = {
     "batch_index": "a request holds one prompt",
     "sequence_index": _SEVERAL,
     "context_phase_params": "disaggregated serving is not available on this engine",
-    "first_scheduled_time_ns": "the pipeline does not say when it first schedules a request",
-    "kv_cache_alloc_new_blocks": _REUSE,
-    "kv_cache_reused_blocks": _REUSE,
-    "kv_cache_alloc_total_blocks": _REUSE,
 }
 
 NEUTRAL: dict[str, tuple[float, ...]] = {

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, ToLoop
+from slipstream.backend.latency import Tally
+from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stream import Piece, Stream, Vocabulary
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.vllm_families import GAP_S
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
@@ -106,6 +108,10 @@ class Engine:
         self.paused_requests = 0  # in the last of them
         self._step_s = 0.0  # lately, between two of them
         self._last_step_s = 0.0
+        self.speculating_requests = 0  # in the last of them
+        self.draft_tokens = 0  # proposed by speculation since the model was loaded
+        self.accepted_draft_tokens = 0  # and those of them that were right
+        self.tally = Tally(GAP_S)
         self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
@@ -201,12 +207,21 @@ class Engine:
         self._note_usage(message.kv_cache_usage)
         self._note_iteration(message)
         for tokens in message.tokens:
+            self.draft_tokens += tokens.drafted
+            self.accepted_draft_tokens += tokens.accepted
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
                 continue  # a stop word ended it before the loop knew
             touched[tokens.handle] = delivery
-            if delivery.stream.push(tokens):
-                self.cancel(tokens.handle)
+            self._push(delivery.stream, tokens, message.ended_ns)
+
+    def _push(self, stream: Stream, tokens: Tokens, at_ns: int) -> None:
+        tokens_before, before_ns = stream.tokens_generated, stream.timings.last_token_ns
+        if stream.push(tokens, at_ns):
+            self.cancel(stream.handle)
+        if tokens.start is not None:
+            self.tally.begin(stream)
+        self.tally.note(stream, tokens=stream.tokens_generated - tokens_before, before_ns=before_ns)
 
     def _note_iteration(self, step: Step) -> None:
         if step.paused_requests is not None:
@@ -216,6 +231,8 @@ class Engine:
             self._last_step_s = now_s
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
+            self.tally.preemptions += step.newly_paused
+            self.speculating_requests = step.speculating
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage
@@ -233,9 +250,11 @@ class Engine:
         with self._lock:
             self._in_flight.pop(stream.handle, None)
         if stream.ending is Ending.FAILED:
+            self.tally.failures += 1
             delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
+            self.tally.end(stream)
             self._finished.append(
                 Lengths(input_tokens=len(stream.request.prompt_ids), output_tokens=stream.tokens_generated)
             )
@@ -275,6 +294,7 @@ class Engine:
         with self._lock:
             deliveries = list(self._in_flight.values())
             self._in_flight.clear()
+        self.tally.failures += len(deliveries)
         for delivery in deliveries:
             delivery.reply.fail(delivery.stream, message)
         self._changed.set()

@@ -13,15 +13,16 @@ from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, stream_interval
-from slipstream.backend.pipeline import engine_facts, kv_block_bytes
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy, stream_interval
+from slipstream.backend.pipeline import engine_facts, kv_blocks
 from slipstream.backend.presence import Presences
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
+from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 from slipstream.backend.trailer import is_watch, read_presence_id, read_stop_handle
-from slipstream.backend.triton import TritonReply, input_tensors
+from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
 
@@ -42,6 +43,7 @@ class EngineModel:
             decoupled=config.decoupled,
             exclude_input_in_output=config.flag("exclude_input_in_output", default=False),
             bans_words=bool(facts.get("has_tokenizer", False)),
+            speculation=speculation_policy(config),
         )
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         self._presences = Presences()
@@ -57,7 +59,7 @@ class EngineModel:
             model=config.name,
             version=str(args.get("model_version", "1")),
             limits=limits,
-            max_kv_blocks=(settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution),
+            max_kv_blocks=kv_blocks(settings),
         )
         self._watch = Watch(
             self._engine.checks,
@@ -98,7 +100,12 @@ class EngineModel:
         if presence_id is not None and is_watch(tensors):
             reply.watch(self._presences, presence_id)
             return
-        generation = read_request(tensors, request_id=request.request_id(), profile=self._profile)
+        generation = read_request(
+            tensors,
+            request_id=request.request_id(),
+            profile=self._profile,
+            speculation=request_parameter(request, PARAMETER),
+        )
         if presence_id is not None:
             reply.enter(self._presences, presence_id)
         if generation.stop.guide is None:

@@ -53,5 +53,6 @@ def _of_kv_cache(engine: Engine, max_blocks: int) -> dict[str, float]:
         "free": max_blocks - used,
         "used": used,
         "tokens_per": KV_BLOCK_TOKENS,
+        "reused": engine.tally.reused_blocks,
         "fraction": used / max_blocks if max_blocks else 0.0,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from slipstream.backend.speculation import WISHES, Speculation, Wish
 from slipstream.errors import SlipstreamError
 
 _TRUE = frozenset({"true", "True", "TRUE", "1"})
@@ -19,18 +20,15 @@ class ModelConfig:
 
     name: str
     decoupled: bool
-    max_queue_size: int  # requests that may wait; 0: no limit
     parameters: dict[str, str]
 
     @classmethod
     def of(cls, model_config: str) -> ModelConfig:
         """Read the JSON text in `args["model_config"]`."""
         config: dict[str, Any] = json.loads(model_config)
-        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
         return cls(
             name=config["name"],
             decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
-            max_queue_size=int(queue.get("max_queue_size", 0)),
             parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
         )
 
@@ -82,6 +80,7 @@ class PipelineSettings:
     max_num_tokens: int
     enable_kv_cache_reuse: bool
     enable_chunked_context: bool
+    speculation: Speculation | None = None
 
     @classmethod
     def of(cls, config: ModelConfig) -> PipelineSettings:
@@ -93,6 +92,7 @@ class PipelineSettings:
             max_num_tokens=config.whole("slipstream_max_num_tokens", default=2048),
             enable_kv_cache_reuse=config.flag("enable_kv_cache_reuse", default=True),
             enable_chunked_context=config.flag("enable_chunked_context", default=True),
+            speculation=_speculation(config),
         )
 
 
@@ -116,6 +116,7 @@ class Limits:
     max_batch_size: int
     max_queue_size: int  # 0: no limit
     vocab_size: int
+    max_draft_len: int | None = None  # of a deployment with a draft model; None: no limit
 
     @classmethod
     def of(cls, config: ModelConfig, *, vocab_size: int) -> Limits:
@@ -124,9 +125,27 @@ class Limits:
             max_input_len=config.whole("slipstream_max_input_len", default=max_seq_len - 1),
             max_seq_len=max_seq_len,
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
-            max_queue_size=config.max_queue_size,
+            max_queue_size=config.whole("slipstream_max_queue_size", default=0),
             vocab_size=vocab_size,
+            max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
         )
+
+
+def speculation_policy(config: ModelConfig) -> Wish | None:
+    """What a request gets that does not say; none where the engine cannot speculate."""
+    if _speculation(config) is None:
+        return None
+    return WISHES.get(config.parameters.get("slipstream_speculation", ""), "auto")
+
+
+def _speculation(config: ModelConfig) -> Speculation | None:
+    mode = config.parameters.get("slipstream_speculation_mode", "")
+    if mode not in {"ngram", "draft_target"}:
+        return None
+    return Speculation(
+        max_draft_len=config.whole("slipstream_speculation_draft_len", default=3),
+        draft_engine_dir=Path(config.text("slipstream_speculation_engine_dir")) if mode == "draft_target" else None,
+    )
 
 
 def _execution(config: ModelConfig) -> Literal["performance", "accuracy"]:

@@ -36,6 +36,7 @@ class StepLoop:
         self._waiting: deque[Generate] = deque()
         self._running: dict[int, Generation] = {}
         self._begun: set[int] = set()  # those of the running that have tokens
+        self._paused: set[int] = set()  # those of the begun that got no token in the last step
         self._last_usage = 0.0
 
     def run(self) -> None:
@@ -96,19 +97,19 @@ class StepLoop:
             self._start_over(error)
             return
         # A step gives every generation that has begun a token, unless it had to give its KV blocks up.
-        paused = self._begun - {item.handle for item in tokens}
+        before, self._paused = self._paused, self._begun - {item.handle for item in tokens}
         for item in tokens:
             self._begun.add(item.handle)
             if item.ending is not None:
                 del self._running[item.handle]
                 self._begun.remove(item.handle)
-        self._report(tokens, paused_requests=len(paused))
+        self._report(tokens, newly_paused=len(self._paused - before))
 
-    def _report(self, tokens: list[Tokens], *, paused_requests: int) -> None:
+    def _report(self, tokens: list[Tokens], *, newly_paused: int) -> None:
         """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache."""
         usage = self._usage()
         if tokens or usage != self._last_usage:
-            self._channel.send(Step(tokens, usage, paused_requests))
+            self._channel.send(Step(tokens, usage, len(self._paused), newly_paused, self._pipeline.speculating()))
         self._last_usage = usage
 
     def _step_quietly(self) -> None:
@@ -143,7 +144,7 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Serve the channel on the file descriptor in `argv[1]`; the first message holds the settings."""
-    from slipstream.backend.pipeline import OpenVinoPipeline
+    from slipstream.backend.speculating_pipeline import open_pipeline
     from slipstream.errors import SlipstreamError
 
     end_stub_with_server()
@@ -151,7 +152,7 @@ def main() -> None:
     channel = Connection(int(sys.argv[1]))
     settings = channel.recv()
     try:
-        StepLoop(lambda: OpenVinoPipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
+        StepLoop(lambda: open_pipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
     except (RuntimeError, SlipstreamError, KeyError) as error:
         traceback.print_exc(file=sys.stderr)
         channel.send(Broken(str(error)))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,12 @@ from slipstream.backend.stream import Piece, Stream
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:
     """All input tensors of a request, by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def request_parameter(request: Any, name: str) -> str | None:
+    """The request's parameter `name` as text; none without it."""
+    value = json.loads(request.parameters() or "{}").get(name)
+    return None if value is None else str(value)
 
 
 def response(tensors: Mapping[str, NDArray[Any]]) -> Any:

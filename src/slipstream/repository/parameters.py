@@ -27,6 +27,7 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(name="slipstream_kv_cache_gib", kind="uint", required=True, meaning="memory for the KV cache, in GiB"),
     Parameter(name="slipstream_max_batch_size", kind="uint", required=True, meaning="requests in one iteration"),
+    Parameter(name="slipstream_max_queue_size", kind="uint", default=0, meaning="requests that may wait; 0: no limit"),
     Parameter(name="slipstream_max_num_tokens", kind="uint", required=True, meaning="tokens in one iteration"),
     Parameter(name="slipstream_max_seq_len", kind="uint", required=True, meaning="prompt and output of one request"),
     Parameter(name="slipstream_max_input_len", kind="uint", required=True, meaning="prompt tokens of one request"),
@@ -37,6 +38,33 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         minimum=1,
         maximum=64,
         meaning="tokens in a streamed response; the first comes at once",
+    ),
+    Parameter(
+        name="slipstream_speculation_mode",
+        kind="str",
+        allowed=("ngram", "draft_target"),
+        meaning="where draft tokens come from; absent: the engine does not speculate",
+    ),
+    Parameter(
+        name="slipstream_speculation",
+        kind="str",
+        allowed=("auto", "on", "off"),
+        meaning="for a request that does not say; `auto`: while it is measured to be faster",
+    ),
+    Parameter(
+        name="slipstream_speculation_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=256,
+        meaning="draft tokens that are verified in one step",
+    ),
+    Parameter(name="slipstream_speculation_engine_dir", kind="path", meaning="the engine of draft_target"),
+    Parameter(
+        name="slipstream_max_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=64,
+        meaning="draft tokens that one request may bring; absent without a draft model: as many as fit the context",
     ),
 )
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from slipstream.spec.groups import AbsolutePath, Group, ModelSpec, QuantizationSpec, Target
 
 Plugin = Literal["auto", "float16", "bfloat16", "float32", "fp8", "nvfp4", "disable"]
-SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3"]
+SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3", "draft_target"]
 Tree = Annotated[str, Field(pattern=r"^\{[0-9]+(,[0-9]+)*\}(,\{[0-9]+(,[0-9]+)*\})*$", max_length=65536)]
 
 # EAGLE's limits are the builder's own: TensorRT-LLM 1.2, `trtllm-build` rules.
@@ -18,7 +18,7 @@ _EAGLE_MAX_BATCH, _EAGLE_MAX_DRAFT = 512, 256
 _MODES_OF: dict[Target, tuple[SpeculationMode, ...]] = {
     "tensorrt_llm": ("lookahead", "medusa", "eagle"),
     "llmapi": ("ngram", "eagle3"),
-    "openvino": (),
+    "openvino": ("ngram", "draft_target"),
 }
 
 
@@ -29,7 +29,11 @@ class DraftSpec(Group):
     quantization: QuantizationSpec = QuantizationSpec()
     max_draft_len: int = Field(5, ge=1, le=64, description="draft tokens that the target verifies in one step")
     kv_cache_free_gpu_mem_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of the GPU memory left after weights for the draft's KV cache"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the GPU memory left after weights for the draft's KV cache; on the CPU each of the two"
+        " engines has runtime.kv_cache_gib",
     )
     use_draft_logits: bool = Field(
         default=False,
@@ -38,7 +42,7 @@ class DraftSpec(Group):
 
 
 class SpeculationSpec(Group):
-    """Speculation without a second engine: heads in the checkpoint, or n-grams of the text itself."""
+    """Speculation inside the engine: heads in the checkpoint, n-grams of the text, or a draft model beside it."""
 
     mode: SpeculationMode
     max_draft_len: int = Field(ge=1, le=256, description="draft tokens that are verified in one step")
@@ -47,7 +51,11 @@ class SpeculationSpec(Group):
     lookahead_verification_set_size: int | None = Field(None, ge=0, le=64, description="lookahead: G")
     medusa_choices: Tree | None = Field(None, description="Medusa's tree, `{0},{0,0},{1}`")
     eagle_choices: Tree | None = Field(None, description="EAGLE's tree, `{0},{0,0},{1}`")
-    speculative_model: str | None = Field(None, max_length=4096, description="eagle3: hub id or directory of the heads")
+    speculative_model: str | None = Field(
+        None,
+        max_length=4096,
+        description="eagle3: hub id or directory of the heads; draft_target: source of the draft, as model.source",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_mode(self) -> SpeculationSpec:
@@ -57,6 +65,7 @@ class SpeculationSpec(Group):
             "medusa": ("medusa_choices",),
             "eagle": ("eagle_choices",),
             "eagle3": ("speculative_model",),
+            "draft_target": ("speculative_model",),
         }.get(self.mode, ())
         optional = {"medusa_choices", "eagle_choices"}
         for name in (*lookahead, *optional, "speculative_model"):
@@ -148,6 +157,11 @@ class EngineSpec(Group):
         """Ranks, and so GPUs, of one instance."""
         return self.tp_size * self.pp_size
 
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether a second model is built: `draft`, or the one of `speculation` inside the CPU engine."""
+        return self.draft is not None or (self.speculation is not None and self.speculation.mode == "draft_target")
+
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> EngineSpec:
         if self.max_input_len >= self.max_seq_len:
@@ -162,7 +176,6 @@ class EngineSpec(Group):
         target = self.target
         if target == "openvino":
             for name, given in (
-                ("draft", self.draft is not None),
                 ("lora", self.lora is not None),
                 ("checkpoint_dir", self.checkpoint_dir is not None),
                 ("max_beam_width above 1", self.max_beam_width > 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from slipstream.spec.groups import AbsolutePath, Execution, Group, Port
 
@@ -14,6 +14,11 @@ Windows = Annotated[str, Field(pattern=r"^[0-9]+(,[0-9]+)*$", max_length=4096)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 44)]
 _INT32_MAX = 2**31 - 1  # the backend takes a larger number for unset
+
+
+def _yaml_word(value: object) -> object:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class PortsSpec(Group):
@@ -163,6 +168,11 @@ class RuntimeSpec(Group):
     cancellation_check_period_ms: int = Field(10, ge=1, le=10_000, description="how often cancellations are looked for")
     stream_interval: int = Field(
         1, ge=1, le=64, description="tokens in a streamed response of the CPU engine; the first comes at once"
+    )
+    speculation: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_word)] = Field(
+        "auto",
+        description="what of the CPU engine's engine.speculation a request gets that does not say: `auto`, while it is"
+        " measured to be faster",
     )
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
     startup_timeout_s: int = Field(120, ge=1, le=7200, description="time to the first token of a starting server")
