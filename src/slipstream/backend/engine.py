@@ -106,7 +106,7 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
-        self._step_s = 0.0  # lately, between two of them
+        self.step_s = 0.0  # between two of them, lately
         self._last_step_s = 0.0
         self.speculating_requests = 0  # in the last of them
         self.draft_tokens = 0  # proposed by speculation since the model was loaded
@@ -178,7 +178,7 @@ class Engine:
     def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
         if delivery.stream.request.wishes.trailer:
             # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
-            delivery.reply.beat(delivery.stream, self._step_s)
+            delivery.reply.beat(delivery.stream, self.step_s)
             return
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
@@ -227,7 +227,7 @@ class Engine:
         if step.paused_requests is not None:
             self.iterations += 1
             now_s = time.monotonic()
-            self._step_s += _STEP_WEIGHT * (min(now_s - self._last_step_s, _LONGEST_STEP_S) - self._step_s)
+            self.step_s += _STEP_WEIGHT * (min(now_s - self._last_step_s, _LONGEST_STEP_S) - self.step_s)
             self._last_step_s = now_s
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests

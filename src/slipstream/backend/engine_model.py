@@ -67,6 +67,7 @@ class EngineModel:
             changed,
             check_period_s=config.whole("cancellation_check_period_ms", default=100) / 1000,
             refresh_period_s=config.whole("stats_check_period_ms", default=100) / 1000,
+            step_s=lambda: self._engine.step_s,
         )
         self._watch.start()
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from slipstream.backend.trailer import Trailer
 
-_QUIET_S = 0.04
+_QUIET_S = 0.03
 # One beat costs about as much as a token's way to the client: with many silent requests they come more rarely.
 _QUIET_S_EACH = 0.002
 
