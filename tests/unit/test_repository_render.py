@@ -125,6 +125,7 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_max_seq_len": "2048",
         "slipstream_max_input_len": "2047",
         "slipstream_stream_interval": "4",
+        "slipstream_stream_interval_adapts": "false",
     }
 
 
@@ -192,6 +193,11 @@ def test_the_batcher_before_a_step_that_may_be_cancelled_is_upstreams_on_the_gpu
         out = tmp_path / name
         out.mkdir()
         assert render(root, out, name)[model].HasField("dynamic_batching") == batches
+
+
+def test_an_adaptive_stream_interval_is_a_limit_and_a_flag(root: Path, tmp_path: Path) -> None:
+    found = parameters(render(root, tmp_path, DEFAULT, "runtime.stream_interval=auto")["tensorrt_llm"])
+    assert (found["slipstream_stream_interval"], found["slipstream_stream_interval_adapts"]) == ("8", "true")
 
 
 def test_with_one_response_a_request_the_ensemble_has_no_watch(root: Path, tmp_path: Path) -> None:

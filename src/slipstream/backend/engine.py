@@ -16,6 +16,7 @@ from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, 
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stream import Piece, Stream, Vocabulary
+from slipstream.backend.stream_interval import StreamInterval
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.vllm_families import GAP_S
 from slipstream.errors import SlipstreamError
@@ -90,7 +91,7 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
-        stream_interval: int,
+        stream_interval: StreamInterval,
         changed: threading.Event,
     ) -> None:
         self._open_loop = open_loop
@@ -123,7 +124,7 @@ class Engine:
             handle=next(self._handles),
             request=request,
             vocabulary=self._vocabulary,
-            interval=self._stream_interval,
+            interval=self._stream_interval.longest,
         )
         with self._lock:
             self._admit()
@@ -198,7 +199,9 @@ class Engine:
                 self._take(message, touched)
                 while self._loop.has_more() and (message := self._loop.receive()) is not None:
                     self._take(message, touched)
+            interval = self._stream_interval.tokens(len(touched))
             for delivery in touched.values():
+                delivery.stream.interval = interval
                 self._send(delivery)
 
     def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:

@@ -13,13 +13,14 @@ from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy, stream_interval
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy
 from slipstream.backend.pipeline import engine_facts, kv_blocks
 from slipstream.backend.presence import Presences
 from slipstream.backend.requests import GenerationRequest, ModelProfile, read_request
 from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Vocabulary
+from slipstream.backend.stream_interval import StreamInterval
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag
 from slipstream.backend.trailer import is_watch, read_presence_id, read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
@@ -52,7 +53,7 @@ class EngineModel:
             lambda: StepProcess(settings),
             limits=limits,
             vocabulary=_vocabulary(config),
-            stream_interval=stream_interval(config),
+            stream_interval=StreamInterval.of(config),
             changed=changed,
         )
         self._gauges = Gauges(

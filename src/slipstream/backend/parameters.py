@@ -96,17 +96,6 @@ class PipelineSettings:
         )
 
 
-def stream_interval(config: ModelConfig) -> int:
-    """Tokens in a streamed response."""
-    interval = config.whole("slipstream_stream_interval", default=1)
-    if interval < 1:
-        raise SlipstreamError(
-            f"{config.name}/config.pbtxt: slipstream_stream_interval is {interval}, it must be at least 1",
-            mend="correct runtime.stream_interval, and render again",
-        )
-    return interval
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request, and all requests together, may ask of the engine."""

@@ -37,7 +37,13 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         required=True,
         minimum=1,
         maximum=64,
-        meaning="tokens in a streamed response; the first comes at once",
+        meaning="tokens in a streamed response, or the most of them; the first comes at once",
+    ),
+    Parameter(
+        name="slipstream_stream_interval_adapts",
+        kind="bool",
+        default="false",
+        meaning="one token for every 8 streams that a step brings tokens for, up to the most",
     ),
     Parameter(
         name="slipstream_speculation_mode",
