@@ -21,18 +21,15 @@ class ModelConfig:
 
     name: str
     decoupled: bool
-    max_queue_size: int  # requests that may wait; 0: no limit
     parameters: dict[str, str]
 
     @classmethod
     def of(cls, model_config: str) -> ModelConfig:
         """Read the JSON text in `args["model_config"]`."""
         config: dict[str, Any] = json.loads(model_config)
-        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
         return cls(
             name=config["name"],
             decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
-            max_queue_size=int(queue.get("max_queue_size", 0)),
             parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
         )
 
@@ -113,17 +110,6 @@ class PipelineSettings:
         )
 
 
-def stream_interval(config: ModelConfig) -> int:
-    """Tokens in a streamed response."""
-    interval = config.whole("slipstream_stream_interval", default=1)
-    if interval < 1:
-        raise SlipstreamError(
-            f"{config.name}/config.pbtxt: slipstream_stream_interval is {interval}, it must be at least 1",
-            mend="correct runtime.stream_interval, and render again",
-        )
-    return interval
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request, and all requests together, may ask of the engine.
@@ -154,7 +140,7 @@ class Limits:
             else min(max_input_len, settings.max_num_tokens),
             max_seq_len=max_seq_len,
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
-            max_queue_size=config.max_queue_size,
+            max_queue_size=config.whole("slipstream_max_queue_size", default=0),
             vocab_size=vocab_size,
             max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
             kv_blocks=kv_blocks,
