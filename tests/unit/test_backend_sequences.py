@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from slipstream.backend.beam_pipeline import OpenVinoBeams
 from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.bls_call import Part
 from slipstream.backend.bls_text import OutputText
@@ -22,6 +25,8 @@ from slipstream.backend.sequences import MOST_GENERATIONS, num_generations, read
 from slipstream.backend.stopping import stop_texts
 from slipstream.backend.stream import Stream
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.trailer import read_trailer
+from slipstream.backend.triton import TritonReply
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.engine_bench import Bench, FakeReply, a_request
 from tests.unit.small_tokenizers import byte_level
@@ -152,6 +157,30 @@ def test_beams_are_filled_up_and_their_trailers_lie_behind_their_tokens() -> Non
     assert {row.trailer.handle for row in read_rows(ends) if row.trailer is not None} == {handle}
 
 
+def test_what_fills_a_shorter_beam_up_is_no_trailer() -> None:
+    assert read_trailer([12, -1, -1, -1, -1], 1) is None
+
+
+class GivenUp:
+    """A search for which the pipeline found no room; what it has so far can be read."""
+
+    def get_status(self) -> Any:
+        from openvino_genai import GenerationStatus
+
+        return GenerationStatus.IGNORED
+
+    def can_read(self) -> bool:
+        return True
+
+
+def test_a_search_without_room_fails_though_it_can_be_read() -> None:
+    message = Stream(handle=1, request=a_search(), vocabulary=None, interval=1).generate_message
+    tokens = OpenVinoBeams(message, GivenUp()).read()
+    assert tokens is not None
+    assert tokens.ending is Ending.FAILED
+    assert "the KV cache is too small" in tokens.failure
+
+
 def test_a_search_that_is_cancelled_has_as_many_beams_as_were_asked_for() -> None:
     stream = Stream(handle=1, request=a_search(), vocabulary=None, interval=1)
     stream.push(Tokens(1, [], ending=Ending.CANCELLED))
@@ -195,3 +224,61 @@ def test_every_beam_and_every_whole_output_is_a_text_of_its_own() -> None:
     assert texts.push(Part(a, True, {}, other_beams=[b])) == ["a", "b"]
     assert texts.push(Part([*a, *b], True, {}, other_beams=[b])) == ["ab", "b"]
     assert not list(texts.rests())
+
+
+class FakeTriton:
+    """Triton's side of one request: what was sent, as text, and with which flags."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[tuple[str, int]] = []
+        fake: Any = ModuleType("triton_python_backend_utils")
+        fake.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+        fake.Tensor = lambda name, tensor: (name, tensor)
+        fake.InferenceResponse = lambda tensors=(), error=None: error or "tokens"
+        fake.TritonError = lambda message, code: message
+        fake.TritonError.INVALID_ARG = fake.TritonError.UNAVAILABLE = 0
+        fake.TritonModelException = RuntimeError
+        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+
+    def get_response_sender(self) -> FakeTriton:
+        return self
+
+    def requested_output_names(self) -> list[str]:
+        return ["output_ids", "sequence_length"]
+
+    def send(self, response: str = "nothing", flags: int = 0) -> None:
+        self.sent.append((response, flags))
+
+
+def answers(triton: FakeTriton, *, is_bls_call: bool, is_failing: tuple[bool, ...]) -> list[tuple[str, int]]:
+    """What the client gets of generations that fail or answer, one after the other."""
+    reply = TritonReply(triton)
+    reply.expect(len(is_failing))
+    for fails in is_failing:
+        stream = Stream(handle=1, request=a_request(is_bls_call=is_bls_call), vocabulary=None, interval=1)
+        stream.push(Tokens(1, [10], ending=Ending.LENGTH))
+        piece = stream.take()
+        assert piece is not None
+        if fails:
+            reply.fail(stream, "failed")
+        else:
+            reply.send(stream, piece)
+    return triton.sent
+
+
+def test_the_final_flag_comes_once_and_a_failure_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=False, is_failing=(False, True, False))
+    assert sent == [("tokens", 0), ("failed", 0), ("tokens", 1)]
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=False, is_failing=(False, True))
+    assert sent == [("tokens", 0), ("failed", 1)]
+
+
+def test_a_bls_call_hears_of_a_failure_by_what_is_missing_unless_it_heard_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton loses an error that stands beside other responses of such a call."""
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(True, False))
+    assert sent == [("tokens", 1)]
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(False, True))
+    assert sent == [("tokens", 0), ("nothing", 1)]
+    assert answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(True, True)) == [("failed", 1)]
