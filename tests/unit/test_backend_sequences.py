@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from slipstream.backend.admission import Capacity, Size, size_of
 from slipstream.backend.beam_pipeline import OpenVinoBeams
 from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.bls_call import Part
 from slipstream.backend.bls_text import OutputText
 from slipstream.backend.bls_texts import OutputTexts
+from slipstream.backend.kv_mirror import KvMirror
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import Limits
 from slipstream.backend.postprocessing import read_rows
@@ -110,6 +112,7 @@ def test_a_search_takes_its_settings_and_needs_no_sampling() -> None:
         ({"num_return_sequences": [1, -1]}, "row 1 of the batch: num_return_sequences is -1"),
         ({"beam_width": [5, 1]}, "beam_width is 5, it must be from 1 to 4"),
         ({"beam_width": [2, 2], "min_tokens": [0, 1]}, "row 1 of the batch: beam_width is 2 and min_tokens is 1"),
+        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "a draft is of one sequence"),
         ({"beam_width": [2, 1], "bad_words_list": [[[4], [1]], [[4], [1]]]}, "follows no grammar"),
         ({"decoupled": False}, "2 sequences in 2 rows, but the model is not decoupled"),
     ],
@@ -121,12 +124,14 @@ def test_what_cannot_be_served_refuses_the_request(changes: dict[str, Any], said
 def test_the_sequences_of_a_request_are_admitted_together_or_not_at_all() -> None:
     bench = Bench(max_queue_size=2)  # and one runs
     bench.engine.submit(a_request(), FakeReply())
-    with pytest.raises(RequestRefusedError, match="0 requests wait for the engine, the limit max_queue_size is 2"):
+    with pytest.raises(
+        RequestRefusedError, match="3 would wait beside 0 others, the limit max_queue_size is 2"
+    ):
         bench.engine.submit_all([a_request()] * 3, FakeReply())
     assert len(bench.engine.streams()) == 1
     assert len(bench.engine.submit_all([a_request()] * 2, FakeReply())) == 2
-    with pytest.raises(RequestRefusedError, match="asks for 4 sequences, max_batch_size and max_queue_size together"):
-        bench.engine.submit_all([a_request()] * 4, FakeReply())
+    with pytest.raises(RequestRefusedError, match="2 requests wait for the engine, the limit max_queue_size is 2"):
+        bench.engine.submit(a_request(), FakeReply())
     bench.engine.close()
 
 
@@ -157,6 +162,17 @@ def test_beams_are_filled_up_and_their_trailers_lie_behind_their_tokens() -> Non
     assert {row.trailer.handle for row in read_rows(ends) if row.trailer is not None} == {handle}
 
 
+def test_beams_share_the_blocks_that_the_prompt_fills() -> None:
+    assert Size(prompt_tokens=70, output_tokens=30).blocks == 4
+    assert Size(prompt_tokens=70, output_tokens=30, beams=5).blocks == 2 + 5 * 2
+    capacity = Capacity(max_requests=1, kv_blocks=11, reserves_output=False)
+    assert capacity.at_begin(Size(prompt_tokens=70, output_tokens=300, beams=2)) == 2 + 2 * 10
+    assert "300 in each of 2 beams, which takes 22 KV blocks" in capacity.refusal(
+        Size(prompt_tokens=70, output_tokens=300, beams=2)
+    )
+    assert size_of(a_search()).beams == 3
+
+
 def test_what_fills_a_shorter_beam_up_is_no_trailer() -> None:
     assert read_trailer([12, -1, -1, -1, -1], 1) is None
 
@@ -173,9 +189,13 @@ class GivenUp:
         return True
 
 
+def a_mirror() -> KvMirror:
+    return KvMirror(blocks=8, max_num_tokens=64, max_num_seqs=4, caching=True, splits=True)
+
+
 def test_a_search_without_room_fails_though_it_can_be_read() -> None:
     message = Stream(handle=1, request=a_search(), vocabulary=None, interval=1).generate_message
-    tokens = OpenVinoBeams(message, GivenUp()).read()
+    tokens = OpenVinoBeams(message, GivenUp(), a_mirror()).read()
     assert tokens is not None
     assert tokens.ending is Ending.FAILED
     assert "the KV cache is too small" in tokens.failure

@@ -173,8 +173,12 @@ def test_figures_are_given_with_the_last_response_when_they_are_asked_for() -> N
     figures = response_tensors(asking, last, SERVED_OUTPUTS)
     assert set(figures) - always == {
         "arrival_time_ns",
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",

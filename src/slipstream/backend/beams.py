@@ -27,6 +27,7 @@ _NEUTRAL = (
     ("min_tokens", (0.0,)),
 )
 _NOT_GIVEN = ("bad_words_list", TYPE, GUIDE)
+_DRAFT = "draft_input_ids"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ def _refuse_what_excludes(tensors: Tensors, width: int) -> None:
             raise RequestRefusedError(
                 f"{found} and {name} is {value:g}: the engine's beam search leaves it out; leave one of them out"
             )
+    if is_given(tensors, _DRAFT):
+        raise RequestRefusedError(f"{found} and {_DRAFT} is given: a draft is of one sequence; leave one of them out")
     for name in _NOT_GIVEN:
         if is_given(tensors, name) and any(value not in (b"", "") for value in tensors[name].reshape(-1).tolist()):
             raise RequestRefusedError(

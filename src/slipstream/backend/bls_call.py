@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.deadlines import Deadline
+from slipstream.backend.kept_responses import KEPT
 from slipstream.backend.requests import ALONE, Place
 from slipstream.backend.stop_request import stop_request_id
 from slipstream.backend.tensors import Tensors, integer
@@ -61,13 +63,22 @@ class EngineCall:
     """One generation in progress. Its request id is our own, so that it alone can be stopped."""
 
     def __init__(
-        self, model: str, *, request_id: str, is_abandoned: Callable[[], bool], decoupled: bool = True
+        self,
+        model: str,
+        *,
+        request_id: str,
+        is_abandoned: Callable[[], bool],
+        decoupled: bool = True,
+        timeout_us: int = 0,
     ) -> None:
         self._model = model
         self._request_id = request_id
         self._is_abandoned = is_abandoned
         self._decoupled = decoupled
         self._is_stopped = False
+        self._timeout_us = timeout_us
+        self._deadline = Deadline.of(timeout_us=timeout_us, default_us=0)
+        self._tokens = 0
 
     def parts(self, tensors: Tensors, requested: frozenset[str], *, generations: int = 1) -> Iterator[Part]:
         """The engine's responses as they come, of all `generations` of the request.
@@ -75,13 +86,14 @@ class EngineCall:
         To be read to the end even when nobody wants them any more: an iterator that is left blocks the unloading of
         the model. `stop_if_abandoned` makes the end come soon.
         """
-        failure = "the engine failed in the middle of the output: send the request again"
+        failure = "the engine ended the output in the middle: it failed, send the request again, or its time was up"
         num_ended = 0
         for response in self._execute(tensors, (requested & PASSED_OUTPUTS) | _PLACES):
             if response.has_error():
                 failure = response.error().message()
             elif outputs := response.output_tensors():
                 part = _part(outputs, requested)
+                self._tokens += len(part.ids)
                 # Only our own engine marks its last part. Another's end is Triton's, and its errors come as errors.
                 num_ended += part.is_last
                 if num_ended >= generations:
@@ -89,6 +101,8 @@ class EngineCall:
                 if not self._is_stopped:
                     yield part
         if failure and not self._is_stopped:
+            if self._tokens and self._deadline is not None and self._deadline.has_passed:
+                failure = self._deadline.failure(has_begun=True, tokens_generated=self._tokens)
             raise EngineFailedError(failure)
 
     def stop_if_abandoned(self) -> None:
@@ -105,11 +119,18 @@ class EngineCall:
             model_name=self._model,
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
             requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
+            timeout=self._timeout_us,
         )
         if not self._decoupled:
             return iter([request.exec(decoupled=False)])
-        responses: Iterator[Any] = request.exec(decoupled=True)
-        return responses
+        return _kept(request.exec(decoupled=True))
+
+
+def _kept(responses: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from responses
+    finally:
+        KEPT.keep(responses)
 
 
 def _part(outputs: list[Any], requested: frozenset[str]) -> Part:

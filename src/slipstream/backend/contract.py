@@ -14,6 +14,7 @@ SERVED = frozenset(
         "input_ids",
         "input_lengths",
         "request_output_len",
+        "draft_input_ids",
         "end_id",
         "stop_words_list",
         "bad_words_list",
@@ -60,7 +61,7 @@ _ENCODER = "the engine is a decoder-only model"
 _DIVERSITY = "the engine knows a penalty between groups of beams, and no addition to a beam's score by its rank"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
-_DRAFT = "draft-target speculation is not available on this engine"
+_DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
 _DECAY = "the engine's sampler has one top-p for the whole output"
 BIAS = "the engine's sampler takes no bias on the logits, it can only be told which tokens are allowed"
@@ -75,7 +76,6 @@ REFUSED = {
     "cross_attention_mask": _ENCODER,
     "skip_cross_attn_blocks": _ENCODER,
     "beam_search_diversity_rate": _DIVERSITY,
-    "draft_input_ids": _DRAFT,
     "draft_logits": _DRAFT,
     "draft_acceptance_threshold": _DRAFT,
     "embedding_bias": BIAS,
@@ -104,9 +104,13 @@ SERVED_OUTPUTS = frozenset(
         "sequence_length",
         "cum_log_probs",  # with return_log_probs, as the next
         "output_log_probs",
-        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
+        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next nine
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
@@ -117,18 +121,11 @@ SERVED_OUTPUTS = frozenset(
     }
 )
 
-ZERO_OUTPUTS = frozenset({"acceptance_rate", "total_accepted_draft_tokens", "total_draft_tokens"})  # no speculation
-
-_REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 
 ABSENT_OUTPUTS = {
     "context_logits": _LOGITS,
     "generation_logits": _LOGITS,
     "context_phase_params": "disaggregated serving is not available on this engine",
-    "first_scheduled_time_ns": "the pipeline does not say when it first schedules a request",
-    "kv_cache_alloc_new_blocks": _REUSE,
-    "kv_cache_reused_blocks": _REUSE,
-    "kv_cache_alloc_total_blocks": _REUSE,
 }
 
 NEUTRAL: dict[str, tuple[float, ...]] = {

@@ -22,12 +22,15 @@ request after the other gives the same text every time. Without a seed it is 0, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipstream.backend.beams import Beams, read_beams
 from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.deadlines import Deadline
+from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
+from slipstream.backend.speculation import Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
 from slipstream.backend.words import Word, unpack
@@ -99,6 +102,9 @@ class GenerationRequest:
     penalties: Penalties
     stop: StopRules
     wishes: OutputWishes
+    draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
+    speculation: Wish = "off"
+    deadline: Deadline | None = None
     beams: Beams | None = None  # none: one sequence is written token by token
     place: Place = ALONE
 
@@ -111,25 +117,48 @@ class ModelProfile:
     decoupled: bool
     exclude_input_in_output: bool
     bans_words: bool  # the engine directory holds the tokenizer that grammars need
+    speculation: Wish | None = None  # of a request that does not say; none: the engine cannot speculate
+    request_timeout_us: int = 0  # 0: no limit
 
 
-def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
-    """The generation that `tensors`, of one row, ask for; `RequestRefusedError` says what cannot be done."""
+def read_request(
+    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None, timeout_us: int = 0
+) -> GenerationRequest:
+    """The generation that `tensors`, of one row, and the parameters `speculation` and `timeout` ask for.
+
+    `RequestRefusedError` says what cannot be done.
+    """
     refuse_unserved(tensors)
     beams = read_beams(tensors, max_beam_width=profile.limits.max_beam_width)
     for name in ("bad_words_list", TYPE, GUIDE):
         if is_given(tensors, name) and not profile.bans_words:
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
-    return GenerationRequest(
+    draft_ids = _draft(tensors, profile.limits)
+    request = GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
         sampling=None if beams else _sampling(tensors),
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids)),
+        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
         wishes=_wishes(tensors, profile),
+        draft_ids=draft_ids,
+        deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
         beams=beams,
     )
+    return replace(request, speculation=_speculation(request, speculation, profile))
+
+
+def _speculation(request: GenerationRequest, asked: str | None, profile: ModelProfile) -> Wish:
+    penalties, stop = request.penalties, request.stop
+    traits = Traits(
+        is_greedy=request.sampling is None and request.beams is None,
+        has_draft=bool(request.draft_ids),
+        has_least_length=stop.min_new_tokens > 0 and stop.end_id is not None,
+        has_grammar=bool(stop.guide or stop.bad_words),
+        counts_output=bool(penalties.presence or penalties.frequency),
+    )
+    return settle_wish(asked, profile.speculation, traits)
 
 
 def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
@@ -148,6 +177,14 @@ def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
     prompt: list[int] = ids.reshape(-1)[:length].tolist()
     _check_ids("input_ids", prompt, limits)
     return prompt
+
+
+def _draft(tensors: Tensors, limits: Limits) -> tuple[int, ...]:
+    draft_ids = read_draft(tensors, most=limits.max_draft_len)
+    _check_ids(DRAFT_IDS, draft_ids, limits)
+    if draft_ids and read_mark(tensors) == CALL:
+        refuse_with_draft(tensors)
+    return draft_ids
 
 
 def _check_ids(name: str, ids: Sequence[int], limits: Limits) -> None:
@@ -193,7 +230,7 @@ def _penalties(tensors: Tensors) -> Penalties:
     )
 
 
-def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> StopRules:
+def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int, draft_tokens: int) -> StopRules:
     wanted = integer(tensors, "request_output_len")
     if wanted is None or wanted < 1:
         raise RequestRefusedError(f"request_output_len is {wanted}, it must be at least 1")
@@ -201,6 +238,8 @@ def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> Stop
     if min_tokens < 0:
         raise RequestRefusedError(f"min_tokens is {min_tokens}, it must be 0 or more")
     max_new_tokens = min(wanted, limits.max_seq_len - prompt_tokens)
+    if draft_tokens:
+        max_new_tokens = min(max_new_tokens, draft_tokens + 1)
     rules = StopRules(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(min_tokens, max_new_tokens),

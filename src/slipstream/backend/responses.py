@@ -60,13 +60,17 @@ def place_tensors(place: Place) -> dict[str, NDArray[Any]]:
 
 
 def _perf_tensors(stream: Stream) -> dict[str, NDArray[Any]]:
-    """Times on the steady clock, and what speculation did: nothing, for this engine has none."""
-    timings = stream.timings
+    """Times on the steady clock, KV blocks of the prompt, and what became of draft tokens."""
+    timings, start, drafts = stream.timings, stream.start, stream.draft_counts
     return {
-        "acceptance_rate": np.zeros((1, 1), np.float32),
-        "total_accepted_draft_tokens": np.zeros((1, 1), np.int32),
-        "total_draft_tokens": np.zeros((1, 1), np.int32),
+        "acceptance_rate": np.array([[drafts.acceptance_rate]], np.float32),
+        "total_accepted_draft_tokens": np.array([[drafts.accepted]], np.int32),
+        "total_draft_tokens": np.array([[drafts.proposed]], np.int32),
+        "kv_cache_alloc_new_blocks": np.array([[start.new_blocks]], np.int32),
+        "kv_cache_reused_blocks": np.array([[start.reused_blocks]], np.int32),
+        "kv_cache_alloc_total_blocks": np.array([[start.taken_blocks]], np.int32),
         "arrival_time_ns": np.array([[timings.arrival_ns]], np.int64),
+        "first_scheduled_time_ns": np.array([[timings.first_scheduled_ns]], np.int64),
         "first_token_time_ns": np.array([[timings.first_token_ns]], np.int64),
         "last_token_time_ns": np.array([[timings.last_token_ns]], np.int64),
     }

@@ -12,8 +12,9 @@ that fails later has an error as its last response, and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from slipstream.backend.requests import ALONE, GenerationRequest, ModelProfile, Place, Sampling, read_request
 from slipstream.backend.tensors import RequestRefusedError, Tensors, integer, is_given
@@ -22,13 +23,17 @@ MOST_GENERATIONS = 256  # of one request: a number of sequences is cheap to ask 
 _SEEDS = 1 << 64
 
 
-def read_requests(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> tuple[GenerationRequest, ...]:
-    """The generations that `tensors` ask for, row by row; `RequestRefusedError` says what cannot be done."""
+def read_requests(
+    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None, timeout_us: int = 0
+) -> tuple[GenerationRequest, ...]:
+    """The generations that `tensors` and the parameters ask for, row by row.
+
+    `RequestRefusedError` says what cannot be done.
+    """
+    read = partial(read_request, request_id=request_id, profile=profile, speculation=speculation, timeout_us=timeout_us)
     rows = num_rows(tensors, "input_ids")
     requests = tuple(
-        request
-        for row in range(rows)
-        for request in _of_row(_row(tensors, row, rows), row, rows, request_id=request_id, profile=profile)
+        request for row in range(rows) for request in _of_row(_row(tensors, row, rows), row, rows, read=read)
     )
     if len(requests) > 1 and not profile.decoupled:
         raise RequestRefusedError(
@@ -74,11 +79,11 @@ def _row(tensors: Tensors, row: int, rows: int) -> Tensors:
 
 
 def _of_row(
-    tensors: Tensors, row: int, rows: int, *, request_id: str, profile: ModelProfile
+    tensors: Tensors, row: int, rows: int, *, read: Callable[[Tensors], GenerationRequest]
 ) -> Iterator[GenerationRequest]:
     try:
         wanted = _num_sequences(tensors)
-        request = read_request(tensors, request_id=request_id, profile=profile)
+        request = read(tensors)
         if request.beams is None and rows * wanted > MOST_GENERATIONS:
             raise RequestRefusedError(
                 f"num_return_sequences is {wanted}: with {rows} rows these are {rows * wanted} sequences, the limit of"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,12 @@ from slipstream.backend.stream import Piece, Stream
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:
     """All input tensors of a request, by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def request_parameter(request: Any, name: str) -> str | None:
+    """The request's parameter `name` as text; none without it."""
+    value = json.loads(request.parameters() or "{}").get(name)
+    return None if value is None else str(value)
 
 
 def response(tensors: Mapping[str, NDArray[Any]]) -> Any:
@@ -67,6 +74,12 @@ class ResponseSender:
         """The client has gone away; asking costs a round trip to the server, about 20 us."""
         with self._lock:
             return not self._is_ended and (self._is_closed or bool(self._sender.is_cancelled()))
+
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back; false when none can be asked any more."""
+        with self._lock:
+            # A request that is known to be cancelled is not asked about again, so that answer proves nothing.
+            return not self._is_ended and not self._is_closed and not self._sender.is_cancelled()
 
     def _send(self, response: Any, flags: int) -> None:
         import triton_python_backend_utils as pb_utils
@@ -143,11 +156,11 @@ class TextReply:
 
     def send(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
         """Send one of several responses: a text for each beam, and what else the engine's response held."""
-        self._sender.send(_text_response(texts, others))
+        self._sender.send(self._response(texts, others))
 
     def send_last(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._sender.end(_text_response(texts, others))
+        self._sender.end(self._response(texts, others))
 
     def close(self) -> None:
         """Send the final flag, unless the last response has gone out."""
@@ -165,9 +178,14 @@ class TextReply:
         """The client has gone away."""
         return self._sender.is_cancelled()
 
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back."""
+        return self._sender.is_answered()
 
-def _text_response(texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> Any:
-    return response({"text_output": np.array([[text.encode() for text in texts]], np.object_), **others})
+    def _response(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> Any:
+        # Triton drops what was not asked for without holding Python's lock: it must never see any of that.
+        tensors = {"text_output": np.array([[text.encode() for text in texts]], np.object_), **others}
+        return response({name: tensor for name, tensor in tensors.items() if name in self.requested})
 
 
 def _no_tokens() -> dict[str, NDArray[Any]]:

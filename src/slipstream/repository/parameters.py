@@ -38,6 +38,53 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         maximum=64,
         meaning="tokens in a streamed response; the first comes at once",
     ),
+    Parameter(
+        name="slipstream_speculation_mode",
+        kind="str",
+        allowed=("ngram", "draft_target"),
+        meaning="where draft tokens come from; absent: the engine does not speculate",
+    ),
+    Parameter(
+        name="slipstream_speculation",
+        kind="str",
+        allowed=("auto", "on", "off"),
+        meaning="for a request that does not say; `auto`: while it is measured to be faster",
+    ),
+    Parameter(
+        name="slipstream_speculation_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=256,
+        meaning="draft tokens that are verified in one step",
+    ),
+    Parameter(name="slipstream_speculation_engine_dir", kind="path", meaning="the engine of draft_target"),
+    Parameter(
+        name="slipstream_max_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=64,
+        meaning="draft tokens that one request may bring; absent without a draft model: as many as fit the context",
+    ),
+    Parameter(
+        name="slipstream_prefill_chunk_tokens",
+        kind="uint",
+        required=True,
+        minimum=32,
+        meaning="tokens of prompts in one iteration, with enable_chunked_context",
+    ),
+    Parameter(
+        name="slipstream_request_timeout_s",
+        kind="uint",
+        required=True,
+        meaning="time for a request, waiting and running; 0: no limit",
+    ),
+    Parameter(
+        name="slipstream_step_timeout_s",
+        kind="uint",
+        required=True,
+        minimum=1,
+        meaning="silence after which the engine's process is replaced",
+    ),
 )
 
 # Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from slipstream.spec.groups import AbsolutePath, Group, ModelSpec, QuantizationSpec, Target
 
 Plugin = Literal["auto", "float16", "bfloat16", "float32", "fp8", "nvfp4", "disable"]
-SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3"]
+SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3", "draft_target"]
 Tree = Annotated[str, Field(pattern=r"^\{[0-9]+(,[0-9]+)*\}(,\{[0-9]+(,[0-9]+)*\})*$", max_length=65536)]
 
 # Beams share a prompt's KV blocks and have their own behind it: 16 of 2,048 tokens fill a third of the 1 GiB that a
@@ -21,7 +21,7 @@ _EAGLE_MAX_BATCH, _EAGLE_MAX_DRAFT = 512, 256
 _MODES_OF: dict[Target, tuple[SpeculationMode, ...]] = {
     "tensorrt_llm": ("lookahead", "medusa", "eagle"),
     "llmapi": ("ngram", "eagle3"),
-    "openvino": (),
+    "openvino": ("ngram", "draft_target"),
 }
 
 
@@ -32,7 +32,11 @@ class DraftSpec(Group):
     quantization: QuantizationSpec = QuantizationSpec()
     max_draft_len: int = Field(5, ge=1, le=64, description="draft tokens that the target verifies in one step")
     kv_cache_free_gpu_mem_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of the GPU memory left after weights for the draft's KV cache"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the GPU memory left after weights for the draft's KV cache; on the CPU each of the two"
+        " engines has runtime.kv_cache_gib",
     )
     use_draft_logits: bool = Field(
         default=False,
@@ -41,7 +45,7 @@ class DraftSpec(Group):
 
 
 class SpeculationSpec(Group):
-    """Speculation without a second engine: heads in the checkpoint, or n-grams of the text itself."""
+    """Speculation inside the engine: heads in the checkpoint, n-grams of the text, or a draft model beside it."""
 
     mode: SpeculationMode
     max_draft_len: int = Field(ge=1, le=256, description="draft tokens that are verified in one step")
@@ -50,7 +54,11 @@ class SpeculationSpec(Group):
     lookahead_verification_set_size: int | None = Field(None, ge=0, le=64, description="lookahead: G")
     medusa_choices: Tree | None = Field(None, description="Medusa's tree, `{0},{0,0},{1}`")
     eagle_choices: Tree | None = Field(None, description="EAGLE's tree, `{0},{0,0},{1}`")
-    speculative_model: str | None = Field(None, max_length=4096, description="eagle3: hub id or directory of the heads")
+    speculative_model: str | None = Field(
+        None,
+        max_length=4096,
+        description="eagle3: hub id or directory of the heads; draft_target: source of the draft, as model.source",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_mode(self) -> SpeculationSpec:
@@ -60,6 +68,7 @@ class SpeculationSpec(Group):
             "medusa": ("medusa_choices",),
             "eagle": ("eagle_choices",),
             "eagle3": ("speculative_model",),
+            "draft_target": ("speculative_model",),
         }.get(self.mode, ())
         optional = {"medusa_choices", "eagle_choices"}
         for name in (*lookahead, *optional, "speculative_model"):
@@ -153,6 +162,11 @@ class EngineSpec(Group):
         """Ranks, and so GPUs, of one instance."""
         return self.tp_size * self.pp_size
 
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether a second model is built: `draft`, or the one of `speculation` inside the CPU engine."""
+        return self.draft is not None or (self.speculation is not None and self.speculation.mode == "draft_target")
+
     @model_validator(mode="before")
     @classmethod
     def _beams_where_nothing_is_compiled_for_them(cls, settings: Any) -> Any:
@@ -178,7 +192,6 @@ class EngineSpec(Group):
         target = self.target
         if target == "openvino":
             for name, given in (
-                ("draft", self.draft is not None),
                 ("lora", self.lora is not None),
                 ("checkpoint_dir", self.checkpoint_dir is not None),
             ):
