@@ -124,14 +124,12 @@ def test_what_cannot_be_served_refuses_the_request(changes: dict[str, Any], said
 def test_the_sequences_of_a_request_are_admitted_together_or_not_at_all() -> None:
     bench = Bench(max_queue_size=2)  # and one runs
     bench.engine.submit(a_request(), FakeReply())
-    with pytest.raises(
-        RequestRefusedError, match="3 would wait beside 0 others, the limit max_queue_size is 2"
-    ):
+    with pytest.raises(RequestRefusedError, match="0 requests wait for the engine, the limit max_queue_size is 2"):
         bench.engine.submit_all([a_request()] * 3, FakeReply())
     assert len(bench.engine.streams()) == 1
     assert len(bench.engine.submit_all([a_request()] * 2, FakeReply())) == 2
-    with pytest.raises(RequestRefusedError, match="2 requests wait for the engine, the limit max_queue_size is 2"):
-        bench.engine.submit(a_request(), FakeReply())
+    with pytest.raises(RequestRefusedError, match="asks for 4 sequences, more than run at once and max_queue_size"):
+        bench.engine.submit_all([a_request()] * 4, FakeReply())
     bench.engine.close()
 
 

@@ -94,28 +94,27 @@ class BusinessLogic:
         request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
         call = self._call(wanted, request_id, reply, timeout_us)
         texts = OutputTexts(partial(self._new_text, wanted), are_wholes=not wanted.streaming or wanted.has_beams)
-        # The last response of several waits for its turn. After a stop there is none; a model that is not decoupled
-        # owes one even then.
-        last: tuple[list[str], dict[str, Any]] | None = None
+        generations_left = wanted.num_generations
+        last, others = None, dict[str, Any]()
         self._enter(request_id, call)
         try:
             for part in call.parts(wanted.engine_tensors, reply.requested, generations=wanted.num_generations):
                 pieces = texts.push(part)
-                if not wanted.streaming:
-                    if last is not None:
-                        reply.send(*last)
-                    last = (pieces, part.others)
-                elif any(pieces) or part.others:
+                generations_left -= 1
+                if not wanted.streaming and generations_left == 0:
+                    last, others = pieces, part.others
+                elif any(pieces) or part.others or not wanted.streaming:
                     reply.send(pieces, part.others)
         finally:
             self._leave(request_id)
         KEPT.release(reply.is_answered)
-        if not wanted.streaming:
-            reply.send_last(*(last or ([""], {})))
-            return
         for place, rest in texts.rests():
-            reply.send([rest], place_tensors(place))
-        reply.close()
+            reply.send([rest], {name: array for name, array in place_tensors(place).items() if name in reply.requested})
+        if last is None and self._decoupled:
+            reply.close()
+        else:
+            # After a stop there is no part; a model that is not decoupled owes a response even then.
+            reply.send_last(last or [""], others)
 
     def _new_text(self, wanted: TextRequest) -> OutputText:
         return OutputText(

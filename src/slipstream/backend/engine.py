@@ -212,18 +212,18 @@ class Engine:
         limit = self._limits.max_queue_size
         if not limit:
             return
-        present = [delivery.stream.request for delivery in self._in_flight.values()]
-        waiting = count_waiting(present, self._capacity)
-        with_these = count_waiting([*present, *requests], self._capacity)
-        if waiting < limit < with_these:
+        running = [delivery.stream.request for delivery in self._in_flight.values()]
+        if count_waiting([*running, *requests], self._capacity) <= limit:
+            return
+        if count_waiting(requests, self._capacity) > limit:
             raise RequestRefusedError(
-                f"of the request's {len(requests)} sequences {with_these - waiting} would wait beside {waiting} others,"
-                f" the limit max_queue_size is {limit}: ask for fewer, or try later"
+                f"the request asks for {len(requests)} sequences, more than run at once and max_queue_size, which is"
+                f" {limit}, together: ask for fewer"
             )
-        if waiting >= limit:
-            raise RequestRefusedError(
-                f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
-            )
+        waiting = count_waiting(running, self._capacity)
+        raise RequestRefusedError(
+            f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+        )
 
     def _deliver(self) -> None:
         while (message := self._loop.receive()) is not None or self._reopen():

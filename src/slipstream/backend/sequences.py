@@ -26,15 +26,13 @@ _SEEDS = 1 << 64
 def read_requests(
     tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None, timeout_us: int = 0
 ) -> tuple[GenerationRequest, ...]:
-    """The generations that `tensors` and the parameters ask for, row by row.
+    """The generations that `tensors` ask for, row by row, with the parameters `speculation` and `timeout`.
 
     `RequestRefusedError` says what cannot be done.
     """
-    read = partial(read_request, request_id=request_id, profile=profile, speculation=speculation, timeout_us=timeout_us)
     rows = num_rows(tensors, "input_ids")
-    requests = tuple(
-        request for row in range(rows) for request in _of_row(_row(tensors, row, rows), row, rows, read=read)
-    )
+    read = partial(read_request, request_id=request_id, profile=profile, speculation=speculation, timeout_us=timeout_us)
+    requests = tuple(request for row in range(rows) for request in _of_row(_row(tensors, row, rows), row, rows, read))
     if len(requests) > 1 and not profile.decoupled:
         raise RequestRefusedError(
             f"the request asks for {len(requests)} sequences in {rows} rows, but the model is not decoupled: it gives"
@@ -79,7 +77,7 @@ def _row(tensors: Tensors, row: int, rows: int) -> Tensors:
 
 
 def _of_row(
-    tensors: Tensors, row: int, rows: int, *, read: Callable[[Tensors], GenerationRequest]
+    tensors: Tensors, row: int, rows: int, read: Callable[[Tensors], GenerationRequest]
 ) -> Iterator[GenerationRequest]:
     try:
         wanted = _num_sequences(tensors)

@@ -67,14 +67,14 @@ class Stream:
         self.expiry = ""  # for the client of a request whose time is up
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
-        self._watches: list[StopWords | DraftCheck] = []
         # Beams end in the search: what it has found cannot be cut here, another beam would have won.
+        self._stop_texts = stop_texts(request.stop.stop_words, tokenizer) if request.beams is not None else ()
+        self._beams: tuple[Beam, ...] = ()
+        self._watches: list[StopWords | DraftCheck] = []
         if request.stop.stop_words and request.beams is None:
             self._watches.append(StopWords(request.stop.stop_words, tokenizer))
         if request.draft_ids:
             self._watches.append(DraftCheck(request.draft_ids, self.draft_counts))
-        self._stop_texts = stop_texts(request.stop.stop_words, tokenizer) if request.beams is not None else ()
-        self._beams: tuple[Beam, ...] = ()
         self._bad_texts = bad_texts(request.stop.bad_words, tokenizer)
         self._ids: list[int] = []
         self._log_probs: list[float] = []
