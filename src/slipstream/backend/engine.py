@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.admission import Capacity, count_waiting, most_output_tokens
+from slipstream.backend.admission import Capacity, count_waiting, size_of
 from slipstream.backend.latency import Tally
 from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
@@ -225,10 +225,7 @@ class Engine:
 
     def _admit(self, requests: Sequence[GenerationRequest]) -> None:
         for request in requests:
-            refusal = self._capacity.refusal(
-                prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request)
-            )
-            if refusal:
+            if refusal := self._capacity.refusal(size_of(request)):
                 raise RequestRefusedError(refusal)
         limit = self._limits.max_queue_size
         if not limit:

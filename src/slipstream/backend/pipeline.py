@@ -88,7 +88,7 @@ class OpenVinoPipeline:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
         if request.beams is not None:
-            return OpenVinoBeams(request, handle)
+            return OpenVinoBeams(request, handle, self._mirror)
         return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
@@ -151,10 +151,7 @@ class OpenVinoGeneration:
         self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
-        failed = out_of_cache(self._request, self._handle)
-        if failed is not None:
-            self._mirror.end(self._request.handle)
-        return failed
+        return out_of_cache(self._request, self._handle, self._mirror)
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:
