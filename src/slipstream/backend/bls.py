@@ -119,7 +119,12 @@ class BusinessLogic:
 
     def _call(self, wanted: TextRequest, request_id: str, reply: TextReply) -> EngineCall | DraftTargetCall:
         if self._pair is None:
-            return EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+            return EngineCall(
+                self._engine_model,
+                request_id=request_id,
+                is_abandoned=reply.is_cancelled,
+                parameters=reply.parameters,
+            )
         if wanted.drafting is not None:
             return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
         return EngineCall(
@@ -127,6 +132,7 @@ class BusinessLogic:
             request_id=request_id,
             is_abandoned=reply.is_cancelled,
             decoupled=self._pair.decoupled,
+            parameters=reply.parameters,
         )
 
     def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,19 @@ class EngineCall:
     """One generation in progress. Its request id is our own, so that it alone can be stopped."""
 
     def __init__(
-        self, model: str, *, request_id: str, is_abandoned: Callable[[], bool], decoupled: bool = True
+        self,
+        model: str,
+        *,
+        request_id: str,
+        is_abandoned: Callable[[], bool],
+        decoupled: bool = True,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._request_id = request_id
         self._is_abandoned = is_abandoned
         self._decoupled = decoupled
+        self._parameters = dict(parameters or {})
         self._is_stopped = False
 
     def parts(self, tensors: Tensors, requested: frozenset[str]) -> Iterator[Part]:
@@ -97,6 +104,7 @@ class EngineCall:
             model_name=self._model,
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
             requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
+            parameters=self._parameters,
         )
         if not self._decoupled:
             return iter([request.exec(decoupled=False)])
