@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slipstream.backend.presence import Presence, Presences, beat_tensors
 from slipstream.backend.responses import response_tensors
+from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.stream import Piece, Stream
 
 
@@ -179,6 +180,8 @@ class TextReply:
 
     def __init__(self, request: Any) -> None:
         self.requested = frozenset(request.requested_output_names())
+        wish = request_parameter(request, PARAMETER)
+        self.parameters = {} if wish is None else {PARAMETER: wish}  # of the request, that the engine reads
         self._sender = ResponseSender(request)
 
     def send(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
