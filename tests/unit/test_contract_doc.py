@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slipstream.backend.bls_request import DRAFT_INPUTS, IMAGE_INPUT, PROMPT_INPUTS, RENAMED
-from slipstream.backend.contract import ABSENT_OUTPUTS, ACCEPTED, NEUTRAL, REFUSED, SERVED, SERVED_OUTPUTS, ZERO_OUTPUTS
+from slipstream.backend.contract import ABSENT_OUTPUTS, ACCEPTED, NEUTRAL, REFUSED, SERVED, SERVED_OUTPUTS
 from slipstream.backend.contract_parameters import READ, WITHOUT_EFFECT
 from slipstream.backend.prompt import IMAGES, UNSERVED
 from slipstream.errors import SpecError
@@ -104,8 +104,6 @@ def outputs(model: str) -> Iterator[tuple[str, str]]:
 
 
 def output_status(name: str) -> str:
-    if name in ZERO_OUTPUTS:
-        return f"{WORKS}: 0, the engine does not speculate"
     return WORKS if name in SERVED_OUTPUTS or name == "text_output" else f"never sent: {ABSENT_OUTPUTS[name]}"
 
 

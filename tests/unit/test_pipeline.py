@@ -125,6 +125,16 @@ def test_a_draft_is_a_pair_with_its_target(root: Path, tmp_path: Path) -> None:
     assert changed["model.dtype=float16"] == ["model", "draft/model"]  # the tokenizers are compared again
 
 
+def test_a_draft_on_the_cpu_has_stages_of_its_own(root: Path, tmp_path: Path) -> None:
+    spec = load_deployment("smollm2-135m-cpu-draft", root=root)
+    names = [stage.name for stage in stages_for(spec)]
+    quantized = ["model", "draft/model", "checkpoint", "draft/checkpoint"]
+    assert names == [*quantized, "engine", "draft/engine", "model_repository"]
+    context = Context(spec=spec, root=root, workspace=Workspace(directory=tmp_path))
+    engines = [stage.dependencies(context) for stage in stages_for(spec) if stage.verb == "build"]
+    assert [list(engine.parents) for engine in engines] == [["checkpoint"], ["draft/checkpoint"]]
+
+
 @pytest.mark.parametrize(
     ("overrides", "is_refused"),
     [

@@ -126,6 +126,17 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
     }
 
 
+def test_the_embedded_engine_fills_both_slots_of_a_pair(root: Path, tmp_path: Path) -> None:
+    configs = render(root, tmp_path, "smollm2-135m-cpu-draft", "engine.draft.max_draft_len=7")
+    assert set(configs) == FIVE | {"tensorrt_llm_draft"}
+    target, draft = (parameters(configs[name]) for name in ("tensorrt_llm", "tensorrt_llm_draft"))
+    assert target["slipstream_max_draft_len"] == "7"
+    own = {"gpt_model_path": "/models/smollm2-135m-cpu-draft/draft/engine"}
+    assert draft == {**target, **own, "tokenizer_dir": "/models/smollm2-135m-cpu-draft/draft/model"}
+    assert configs["tensorrt_llm_draft"].backend == "python"
+    assert parameters(configs["tensorrt_llm_bls"])["tensorrt_llm_draft_model_name"] == "tensorrt_llm_draft"
+
+
 def test_the_gpu_target_loads_the_compiled_engine(root: Path, tmp_path: Path) -> None:
     configs = render(root, tmp_path, STREAMING_GPU)
     found = parameters(configs["tensorrt_llm"])
@@ -232,8 +243,8 @@ def test_the_same_spec_renders_the_same_bytes(root: Path, tmp_path: Path) -> Non
 def test_entry_points_are_short_and_import_the_backend_only(root: Path, tmp_path: Path, name: str) -> None:
     repository = a_repository(tmp_path, a_deployment(root, name))
     sources = {path.parents[1].name: path.read_text() for path in repository.glob("*/1/model.py")}
-    engine = {"tensorrt_llm"} if name == DEFAULT else set()
-    assert set(sources) == {"preprocessing", "postprocessing", "tensorrt_llm_bls"} | engine
+    engines = {DEFAULT: {"tensorrt_llm"}, "smollm2-135m-cpu-draft": {"tensorrt_llm", "tensorrt_llm_draft"}}
+    assert set(sources) == {"preprocessing", "postprocessing", "tensorrt_llm_bls"} | engines.get(name, set())
     for source in sources.values():
         imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
         modules = [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]

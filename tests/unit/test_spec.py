@@ -15,6 +15,7 @@ from slipstream.spec import DeploymentSpec, PortsSpec
 from slipstream.spec_file import deployment_names, load_deployment, schema_text
 
 DEFAULT = "smollm2-135m-cpu"
+CPU_DRAFT = "smollm2-135m-cpu-draft"
 DRAFT = "llama-3.3-70b-fp8-tp4-draft"
 GPU = "llama-3.1-8b-fp8-h100"
 LLM_API = "llama-3.1-8b-nvfp4-llmapi-b200"
@@ -123,8 +124,13 @@ def test_the_kv_fractions_of_target_and_draft_leave_room(root: Path) -> None:
     assert "sum to 1" in refusal(root, "engine.draft.kv_cache_free_gpu_mem_fraction=0.2", deployment=DRAFT)
 
 
-def test_the_cpu_engine_takes_no_draft(root: Path) -> None:
-    assert "needs target tensorrt_llm" in refusal(root, "engine.draft.model.source=x")
+@pytest.mark.parametrize(
+    ("name", "value"), [("decoupled", "true"), ("exclude_input_in_output", "true"), ("enable_kv_cache_reuse", "false")]
+)
+def test_a_draft_needs_the_same_profile_on_the_cpu(root: Path, name: str, value: str) -> None:
+    said = refusal(root, f"runtime.{name}={value}", deployment=CPU_DRAFT)
+    assert f"runtime.{name} is {value}, engine.draft needs" in said
+    assert load_deployment(CPU_DRAFT, ["engine.draft.kv_cache_free_gpu_mem_fraction=0.2"], root=root).engine.draft
 
 
 def test_an_unknown_deployment_is_refused_with_the_known_ones(root: Path) -> None:

@@ -4,11 +4,8 @@ One thread serves one stream: it calls the engine's model, detokenizes what come
 waiting, so one instance serves many streams. The threads are daemons: were the server to die, a thread that waits for
 it would keep this process alive for ever.
 
-In a repository with a draft model an instance serves one request at a time, `bls_instances` of them at once, and
-nothing is watched meanwhile. Triton's Python backend makes the arrays of a response without Python's lock (2.51, and
-`infer_request.cc` with `pb_tensor.cc` as of July 2026): with other threads at work the process died after some
-thousand calls, and speculation makes two a step. So a client that goes away is noticed between two steps, and not at
-all while the target writes alone.
+In a repository with a draft model an instance serves one request at a time, `bls_instances` of them at once. A client
+that goes away is noticed between two steps of speculation, and by the watch where the target writes alone.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from slipstream.backend.bls_call import EngineCall, EngineFailedError
 from slipstream.backend.bls_draft_call import DraftTargetCall, Pair
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
+from slipstream.backend.kept_responses import KEPT
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings
@@ -31,9 +29,7 @@ from slipstream.backend.triton import TextReply, input_tensors
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
 
-# Long, so that no other thread of Python's is at work when the first response of a call usually comes: Triton makes its
-# arrays without Python's lock (`InferRequest::Exec`), and a stub whose heap is torn dies some calls later.
-_CANCELLATION_PERIOD_S = 0.1
+_CANCELLATION_PERIOD_S = 0.02
 
 
 class BusinessLogic:
@@ -63,8 +59,7 @@ class BusinessLogic:
             check_period_s=_CANCELLATION_PERIOD_S,
             refresh_period_s=float("inf"),
         )
-        if self._pair is None:
-            self._watch.start()
+        self._watch.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Begin every request on a thread of its own, or serve one after the other where there is a draft."""
@@ -77,8 +72,7 @@ class BusinessLogic:
 
     def finalize(self) -> None:
         """End the watch; Triton unloads a model only when its requests are answered, so no stream is left."""
-        if self._pair is None:
-            self._watch.close()
+        self._watch.close()
 
     def _serve(self, tensors: dict[str, Any], reply: TextReply, timeout_us: int) -> None:
         """Answer one request; whatever goes wrong, its client hears of it."""
@@ -101,21 +95,23 @@ class BusinessLogic:
             skip_special_tokens=self._skips_special_tokens,
             accumulates=self._accumulates and wanted.streaming,
         )
+        # After a stop there is no part; a model that is not decoupled owes a response even then.
+        whole, others = "", dict[str, Any]()
         self._enter(request_id, call)
         try:
             for part in call.parts(wanted.engine_tensors, reply.requested):
                 piece = text.push(part.ids)
                 if not wanted.streaming:
-                    reply.send_last(piece + text.finish(), part.others)
+                    whole, others = piece + text.finish(), part.others
                 elif piece or part.others:
                     reply.send(piece, part.others)
         finally:
             self._leave(request_id)
+        KEPT.release(reply.is_answered)
         if wanted.streaming:
             reply.close(text.finish())
         else:
-            # Only after a stop nothing has gone out; a model that is not decoupled owes a response even then.
-            reply.send_last("", {})
+            reply.send_last(whole, others)
 
     def _call(
         self, wanted: TextRequest, request_id: str, reply: TextReply, timeout_us: int

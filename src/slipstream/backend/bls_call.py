@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backend.deadlines import Deadline
+from slipstream.backend.kept_responses import KEPT
 from slipstream.backend.stop_request import stop_request_id
 from slipstream.backend.tensors import Tensors
 from slipstream.backend.trailer import read_trailer
@@ -114,8 +115,14 @@ class EngineCall:
         )
         if not self._decoupled:
             return iter([request.exec(decoupled=False)])
-        responses: Iterator[Any] = request.exec(decoupled=True)
-        return responses
+        return _kept(request.exec(decoupled=True))
+
+
+def _kept(responses: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from responses
+    finally:
+        KEPT.keep(responses)
 
 
 def _part(outputs: list[Any]) -> Part:

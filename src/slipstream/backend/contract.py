@@ -14,6 +14,7 @@ SERVED = frozenset(
         "input_ids",
         "input_lengths",
         "request_output_len",
+        "draft_input_ids",
         "end_id",
         "stop_words_list",
         "bad_words_list",
@@ -58,7 +59,7 @@ _BEAMS = "beam search is not available on this engine"
 _SEVERAL = "several sequences of one request are not available on this engine"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
-_DRAFT = "draft-target speculation is not available on this engine"
+_DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
 _DECAY = "a decaying top-p is not available on this engine"
 _LOGITS = "the engine does not give out logits"
@@ -75,7 +76,6 @@ REFUSED = {
     "beam_width": _BEAMS,
     "len_penalty": _BEAMS,
     "beam_search_diversity_rate": _BEAMS,
-    "draft_input_ids": _DRAFT,
     "draft_logits": _DRAFT,
     "draft_acceptance_threshold": _DRAFT,
     "embedding_bias": "a bias on the logits is not available on this engine",
@@ -114,8 +114,6 @@ SERVED_OUTPUTS = frozenset(
         "num_output_tokens",  # with return_num_output_tokens
     }
 )
-
-ZERO_OUTPUTS = frozenset({"acceptance_rate", "total_accepted_draft_tokens", "total_draft_tokens"})  # no speculation
 
 _REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 

@@ -132,6 +132,7 @@ class Limits:
     vocab_size: int
     kv_blocks: int = _INT32_MAX  # of the KV cache
     reserves_output: bool = True
+    max_draft_len: int | None = None  # of a deployment with a draft model; None: no limit
 
     @classmethod
     def of(cls, config: ModelConfig, *, vocab_size: int, settings: PipelineSettings, kv_blocks: int) -> Limits:
@@ -148,6 +149,7 @@ class Limits:
             vocab_size=vocab_size,
             kv_blocks=kv_blocks,
             reserves_output=settings.reserves_output,
+            max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
         )
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.deadlines import Deadline
+from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
 from slipstream.backend.parameters import Limits
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
@@ -88,6 +89,7 @@ class GenerationRequest:
     stop: StopRules
     wishes: OutputWishes
     deadline: Deadline | None = None
+    draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +110,16 @@ def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile, ti
         if is_given(tensors, name) and not profile.bans_words:
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
+    draft_ids = _draft(tensors, profile.limits)
     return GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
         sampling=_sampling(tensors),
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids)),
+        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
         wishes=_wishes(tensors, profile),
         deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
+        draft_ids=draft_ids,
     )
 
 
@@ -139,6 +143,14 @@ def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
     prompt: list[int] = ids.reshape(-1)[:length].tolist()
     _check_ids("input_ids", prompt, limits)
     return prompt
+
+
+def _draft(tensors: Tensors, limits: Limits) -> tuple[int, ...]:
+    draft_ids = read_draft(tensors, most=limits.max_draft_len)
+    _check_ids(DRAFT_IDS, draft_ids, limits)
+    if draft_ids and read_mark(tensors) == CALL:
+        refuse_with_draft(tensors)
+    return draft_ids
 
 
 def _check_ids(name: str, ids: Sequence[int], limits: Limits) -> None:
@@ -184,7 +196,7 @@ def _penalties(tensors: Tensors) -> Penalties:
     )
 
 
-def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> StopRules:
+def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int, draft_tokens: int) -> StopRules:
     wanted = integer(tensors, "request_output_len")
     if wanted is None or wanted < 1:
         raise RequestRefusedError(f"request_output_len is {wanted}, it must be at least 1")
@@ -192,6 +204,8 @@ def _stop_rules(tensors: Tensors, limits: Limits, *, prompt_tokens: int) -> Stop
     if min_tokens < 0:
         raise RequestRefusedError(f"min_tokens is {min_tokens}, it must be 0 or more")
     max_new_tokens = min(wanted, limits.max_seq_len - prompt_tokens)
+    if draft_tokens:
+        max_new_tokens = min(max_new_tokens, draft_tokens + 1)
     rules = StopRules(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(min_tokens, max_new_tokens),

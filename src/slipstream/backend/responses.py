@@ -39,12 +39,12 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
 
 
 def _perf_tensors(stream: Stream) -> dict[str, NDArray[Any]]:
-    """Times on the steady clock, and what speculation did: nothing, for this engine has none."""
-    timings = stream.timings
+    """Times on the steady clock, and what became of draft tokens."""
+    timings, drafts = stream.timings, stream.draft_counts
     return {
-        "acceptance_rate": np.zeros((1, 1), np.float32),
-        "total_accepted_draft_tokens": np.zeros((1, 1), np.int32),
-        "total_draft_tokens": np.zeros((1, 1), np.int32),
+        "acceptance_rate": np.array([[drafts.acceptance_rate]], np.float32),
+        "total_accepted_draft_tokens": np.array([[drafts.accepted]], np.int32),
+        "total_draft_tokens": np.array([[drafts.proposed]], np.int32),
         "arrival_time_ns": np.array([[timings.arrival_ns]], np.int64),
         "first_token_time_ns": np.array([[timings.first_token_ns]], np.int64),
         "last_token_time_ns": np.array([[timings.last_token_ns]], np.int64),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from slipstream.backend.bad_words import bad_texts
 from slipstream.backend.characters import Characters
+from slipstream.backend.draft import DraftCheck, DraftCounts
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stopping import StopWords
@@ -60,9 +61,14 @@ class Stream:
         self.ending: Ending | None = None
         self.failure = ""
         self.expiry = ""  # for the client of a request whose time is up
+        self.draft_counts = DraftCounts()
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
-        self._stop_words = StopWords(request.stop.stop_words, tokenizer) if request.stop.stop_words else None
+        self._watches: list[StopWords | DraftCheck] = []
+        if request.stop.stop_words:
+            self._watches.append(StopWords(request.stop.stop_words, tokenizer))
+        if request.draft_ids:
+            self._watches.append(DraftCheck(request.draft_ids, self.draft_counts))
         self._bad_texts = bad_texts(request.stop.bad_words, tokenizer)
         self._ids: list[int] = []
         self._log_probs: list[float] = []
@@ -102,7 +108,7 @@ class Stream:
         return self._tokens_sent > 0
 
     def push(self, tokens: Tokens) -> bool:
-        """Take what a step brought; true if a stop word ended the output, which the engine must then be told."""
+        """Take what a step brought; true if a stop word or a draft ended the output, which the engine must be told."""
         ids = tokens.ids
         stopped_after = self._stopped_after(ids)
         if stopped_after is not None:
@@ -137,9 +143,12 @@ class Stream:
         return self._characters is None or self._characters.end_whole(self._ids)
 
     def _stopped_after(self, ids: list[int]) -> int | None:
-        if self._stop_words is None:
+        if not self._watches:
             return None
-        return next((index + 1 for index, token in enumerate(ids) if self._stop_words.push(token)), None)
+        return next((index + 1 for index, token in enumerate(ids) if self._ends_with(token)), None)
+
+    def _ends_with(self, token: int) -> bool:
+        return sum(watch.push(token) for watch in self._watches) > 0  # each of them must see every token
 
     def _note(self, count: int) -> None:
         if not count:

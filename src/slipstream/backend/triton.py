@@ -68,6 +68,12 @@ class ResponseSender:
         with self._lock:
             return not self._is_ended and (self._is_closed or bool(self._sender.is_cancelled()))
 
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back; false when none can be asked any more."""
+        with self._lock:
+            # A request that is known to be cancelled is not asked about again, so that answer proves nothing.
+            return not self._is_ended and not self._is_closed and not self._sender.is_cancelled()
+
     def _send(self, response: Any, flags: int) -> None:
         import triton_python_backend_utils as pb_utils
 
@@ -126,15 +132,15 @@ class TextReply:
 
     def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
         """Send one of several responses: text and what else the engine's response held."""
-        self._sender.send(_text_response(text, others))
+        self._sender.send(self._response(text, others))
 
     def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._sender.end(_text_response(text, others))
+        self._sender.end(self._response(text, others))
 
     def close(self, rest: str) -> None:
         """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
-        self._sender.end(_text_response(rest, {}) if rest else None)
+        self._sender.end(self._response(rest, {}) if rest else None)
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
@@ -148,9 +154,14 @@ class TextReply:
         """The client has gone away."""
         return self._sender.is_cancelled()
 
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back."""
+        return self._sender.is_answered()
 
-def _text_response(text: str, others: Mapping[str, NDArray[Any]]) -> Any:
-    return response({"text_output": np.array([[text.encode()]], np.object_), **others})
+    def _response(self, text: str, others: Mapping[str, NDArray[Any]]) -> Any:
+        # Triton drops what was not asked for without holding Python's lock: it must never see any of that.
+        tensors = {"text_output": np.array([[text.encode()]], np.object_), **others}
+        return response({name: tensor for name, tensor in tensors.items() if name in self.requested})
 
 
 def _no_tokens() -> dict[str, NDArray[Any]]:

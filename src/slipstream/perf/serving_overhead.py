@@ -46,7 +46,7 @@ def measure_overhead(context: Context, text: str, load: Load, report: Reporter) 
     prompts = _Prompts(Tokenizer.load(workspace.model), text, load.prompt_tokens)
     with (
         served(spec, workspace.model_repository, workspace.run, report) as deployment,
-        BareEngine(_settings(context)) as bare,
+        BareEngine(engine_settings(context)) as bare,
     ):
         server = deployment.server
         paths = _Paths(bare, server.endpoints.grpc, server.process.pid, load.output_tokens)
@@ -183,7 +183,7 @@ def _cpu_s(family: Sequence[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in family)
 
 
-def _settings(context: Context) -> PipelineSettings:
+def engine_settings(context: Context) -> PipelineSettings:
     """The engine's settings, as the rendered model has them."""
     engine, runtime = context.spec.engine, context.spec.runtime
     return PipelineSettings(

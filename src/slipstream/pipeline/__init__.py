@@ -25,7 +25,14 @@ from slipstream.pipeline.checkpoints import (
     MODEL,
     UNIFIED,
 )
-from slipstream.pipeline.engines import DRAFT_ENGINE, ENGINE, TRTLLM_ENGINE, checkpoint_of, trtllm_stages
+from slipstream.pipeline.engines import (
+    DRAFT_ENGINE,
+    ENGINE,
+    OPENVINO_DRAFT_ENGINE,
+    TRTLLM_ENGINE,
+    checkpoint_of,
+    trtllm_stages,
+)
 from slipstream.pipeline.hardware import the_gpu
 from slipstream.pipeline.repositories import GPU_REPOSITORY, REPOSITORY, locations_in
 from slipstream.pipeline.stage import Context, Outcome, Stage, is_current, require, run_stage
@@ -40,6 +47,7 @@ __all__ = [
     "ENGINE",
     "GPU_REPOSITORY",
     "MODEL",
+    "OPENVINO_DRAFT_ENGINE",
     "REPOSITORY",
     "TRTLLM_ENGINE",
     "UNIFIED",
@@ -62,7 +70,9 @@ def stages_for(spec: DeploymentSpec) -> tuple[Stage, ...]:
     # Both models before the first checkpoint: a pair that does not fit is refused before hours of work.
     models = (MODEL, DRAFT_MODEL) if engine.draft else (MODEL,)
     if engine.target == "openvino":
-        return (*models, CHECKPOINT, ENGINE, REPOSITORY)
+        if engine.draft is None:
+            return (*models, CHECKPOINT, ENGINE, REPOSITORY)
+        return (*models, CHECKPOINT, DRAFT_CHECKPOINT, ENGINE, OPENVINO_DRAFT_ENGINE, REPOSITORY)
     if engine.target == "llmapi":
         return (*models, UNIFIED, *((DRAFT_UNIFIED,) if engine.draft else ()), GPU_REPOSITORY)
     made = (CHECKPOINT,) if engine.checkpoint_dir is None else ()

@@ -26,18 +26,28 @@ _OF_THE_DRAFT = {"model", "quantization", "kv_cache_free_gpu_mem_fraction", "use
 _TARGET_ONLY = {"draft", "speculation", "lora", "checkpoint_dir"}
 
 
-def _make_openvino(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
-    from slipstream.engine.openvino import build_engine
+def _openvino_stage(name: str, role: Role, parent: Stage) -> Stage:
+    def make(context: Context, out: Path, report: Reporter) -> Mapping[str, Any]:
+        from slipstream.engine.openvino import build_engine
 
-    spec, workspace = context.spec, context.workspace
-    made = build_engine(
-        workspace.checkpoint,
-        out,
-        max_seq_len=spec.engine.max_seq_len,
-        tokenizer_dir=workspace.model,
-        report=report,
+        spec, workspace = context.spec, _workspace(context, role)
+        made = build_engine(
+            workspace.checkpoint,
+            out,
+            max_seq_len=spec.engine.max_seq_len,
+            tokenizer_dir=workspace.model,
+            report=report,
+        )
+        return {"target": spec.engine.target, **asdict(made)}
+
+    return Stage(
+        name=name,
+        verb="build",
+        fields=_openvino_fields,
+        tools=packages("openvino", "openvino-genai"),
+        make=make,
+        parent=parent,
     )
-    return {"target": spec.engine.target, **asdict(made)}
 
 
 def _openvino_fields(context: Context) -> Mapping[str, Any]:
@@ -119,14 +129,8 @@ def trtllm_stages(engine: EngineSpec) -> tuple[Stage, ...]:
     return (target, DRAFT_ENGINE) if engine.draft else (target,)
 
 
-ENGINE = Stage(
-    name="engine",
-    verb="build",
-    fields=_openvino_fields,
-    tools=packages("openvino", "openvino-genai"),
-    make=_make_openvino,
-    parent=CHECKPOINT,
-)
+ENGINE = _openvino_stage("engine", "target", CHECKPOINT)
+OPENVINO_DRAFT_ENGINE = _openvino_stage("draft/engine", "draft", DRAFT_CHECKPOINT)
 TRTLLM_ENGINE = _trtllm_stage("engine", "target", CHECKPOINT)
 GIVEN_ENGINE = _trtllm_stage("engine", "target", MODEL)  # of a checkpoint that was made elsewhere
 DRAFT_ENGINE = _trtllm_stage("draft/engine", "draft", DRAFT_CHECKPOINT)

@@ -42,8 +42,7 @@ def plan_engine(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
     """The model `tensorrt_llm`."""
     values = values_from(spec, "tensorrt_llm")
     if spec.engine.target == "openvino":
-        del values["kv_cache_free_gpu_mem_fraction"]  # its cache has a size in GiB
-        values |= _embedded_values(spec)
+        values = _embedded(spec, values)
     else:
         values |= _gpu_values(spec) | _decoding(spec, values) | _lora(spec, values)
     guided = values["guided_decoding_backend"] is not None
@@ -59,7 +58,10 @@ def plan_draft(spec: DeploymentSpec, draft: DraftSpec, locations: Locations) -> 
     assert locations.draft_tokenizer_dir is not None, locations
     target = values_from(spec, "tensorrt_llm")
     values = {name: value for name, value in target.items() if name not in TARGET_ONLY}
-    values |= _gpu_values(spec) | _always_present(locations.draft_engine_dir, locations.draft_tokenizer_dir)
+    values |= _always_present(locations.draft_engine_dir, locations.draft_tokenizer_dir)
+    if spec.engine.target == "openvino":
+        return _slot(spec, "tensorrt_llm_draft", _embedded(spec, values), instances=1)
+    values |= _gpu_values(spec)
     values["kv_cache_free_gpu_mem_fraction"] = draft.kv_cache_free_gpu_mem_fraction
     if values["participant_ids"] is not None:
         values["participant_ids"] = as_text((draft_ranks(spec),))
@@ -112,8 +114,12 @@ def _lora(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Value]
     return {key: lora.max_lora_rank if lora is not None and given is None else given}
 
 
-def _embedded_values(spec: DeploymentSpec) -> dict[str, Value]:
+def _embedded(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Value]:
+    """`values` for the embedded engine, whose KV cache has a size in GiB; target and draft have one each."""
+    kept = {name: value for name, value in values.items() if name != "kv_cache_free_gpu_mem_fraction"}
+    draft = spec.engine.draft
     return {
+        **kept,
         "slipstream_execution": spec.runtime.execution,
         "slipstream_kv_cache_gib": spec.runtime.kv_cache_gib,
         "slipstream_max_batch_size": spec.engine.max_batch_size,
@@ -125,4 +131,5 @@ def _embedded_values(spec: DeploymentSpec) -> dict[str, Value]:
         "slipstream_prefill_chunk_tokens": spec.runtime.prefill_chunk_tokens,
         "slipstream_request_timeout_s": spec.runtime.request_timeout_s,
         "slipstream_step_timeout_s": spec.runtime.step_timeout_s,
+        "slipstream_max_draft_len": draft.max_draft_len if draft else None,
     }

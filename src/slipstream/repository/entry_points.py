@@ -26,6 +26,11 @@ ENTRY_POINTS: Mapping[str, EntryPoint] = {
         class_name="EngineModel",
         does="The embedded CPU engine behind the tensors of TensorRT-LLM's C++ backend.",
     ),
+    "tensorrt_llm_draft": EntryPoint(
+        module="slipstream.backend.engine_model",
+        class_name="EngineModel",
+        does="The draft model of speculation, on the embedded CPU engine.",
+    ),
     "postprocessing": EntryPoint(
         module="slipstream.backend.postprocessing",
         class_name="Postprocessing",

@@ -58,6 +58,13 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         minimum=1,
         meaning="silence after which the engine's process is replaced",
     ),
+    Parameter(
+        name="slipstream_max_draft_len",
+        kind="uint",
+        minimum=1,
+        maximum=64,
+        meaning="draft tokens that one request may bring; absent without a draft model: as many as fit the context",
+    ),
 )
 
 # Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.

@@ -29,6 +29,8 @@ def check_profile(path: Path, configs: Mapping[str, ModelConfig]) -> None:
         for name in engines:
             profile.check_speculation(name)
         profile.check_fast_logits(engines)
+    if configs[_TARGET].backend == "python":
+        return  # the embedded engine has no ranks and no GPU
     placement = Placement(path=path, configs={name: configs[name] for name in engines})
     placement.check_ranks()
     placement.check_gpus()

@@ -18,6 +18,7 @@ from slipstream.spec_file import load_deployment
 # Deployment → where its rendering is committed, from the root of the project.
 REFERENCES: Mapping[str, Path] = {
     "smollm2-135m-cpu": Path("model_repository"),
+    "smollm2-135m-cpu-draft": Path("tests/golden/repository/smollm2-135m-cpu-draft"),
     "llama-3.1-8b-fp8-h100": Path("tests/golden/repository/llama-3.1-8b-fp8-h100"),
     "llama-3.3-70b-fp8-tp4-draft": Path("tests/golden/repository/llama-3.3-70b-fp8-tp4-draft"),
     "llama-3.3-70b-int8-sq-tp8-a100": Path("tests/golden/repository/llama-3.3-70b-int8-sq-tp8-a100"),

@@ -104,7 +104,7 @@ class DeploymentSpec(Group):
 
     @model_validator(mode="after")
     def _profile_fits_the_draft(self) -> DeploymentSpec:
-        if self.engine.draft is not None and self.engine.target == "tensorrt_llm":
+        if self.engine.draft is not None and self.engine.target != "llmapi":
             self._check_draft_profile(self.engine.draft)
         return self
 
@@ -122,6 +122,10 @@ class DeploymentSpec(Group):
                 f"engine.max_input_len is {self.engine.max_input_len}, engine.draft needs max_seq_len - 1 ="
                 f" {self.engine.max_seq_len - 1}: every step of speculation sends all tokens so far as a prompt"
             )
+        if self.engine.target == "tensorrt_llm":
+            self._check_draft_memory(draft)
+
+    def _check_draft_memory(self, draft: DraftSpec) -> None:
         both = self.runtime.kv_cache_free_gpu_mem_fraction + draft.kv_cache_free_gpu_mem_fraction
         if both >= 1:
             raise ValueError(

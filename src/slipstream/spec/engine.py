@@ -29,7 +29,11 @@ class DraftSpec(Group):
     quantization: QuantizationSpec = QuantizationSpec()
     max_draft_len: int = Field(5, ge=1, le=64, description="draft tokens that the target verifies in one step")
     kv_cache_free_gpu_mem_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of the GPU memory left after weights for the draft's KV cache"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the GPU memory left after weights for the draft's KV cache; on the CPU each of the two"
+        " engines has runtime.kv_cache_gib",
     )
     use_draft_logits: bool = Field(
         default=False,
@@ -162,7 +166,6 @@ class EngineSpec(Group):
         target = self.target
         if target == "openvino":
             for name, given in (
-                ("draft", self.draft is not None),
                 ("lora", self.lora is not None),
                 ("checkpoint_dir", self.checkpoint_dir is not None),
                 ("max_beam_width above 1", self.max_beam_width > 1),
