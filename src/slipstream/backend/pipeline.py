@@ -15,6 +15,10 @@ from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
 KV_BLOCK_TOKENS = 32  # fixed by OpenVINO for CPUs
+NOT_FINITE = (
+    "the model's logits hold NaN or infinity after this prompt: its weights are damaged, or its numbers overflow; build"
+    " the engine again, or set runtime.execution to accuracy"
+)
 _SCALE_BYTES = 8  # a float32 scale and a float32 zero point
 
 
@@ -50,6 +54,7 @@ class OpenVinoPipeline:
     def __init__(self, settings: PipelineSettings) -> None:
         import openvino_genai
 
+        self._not_finite_id: int | None = engine_facts(settings.engine_dir).get("not_finite_id")
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
         )
@@ -60,7 +65,7 @@ class OpenVinoPipeline:
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
         handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
-        return OpenVinoGeneration(request, handle)
+        return OpenVinoGeneration(request, handle, self._not_finite_id)
 
     def step(self) -> None:
         self._pipeline.step()
@@ -75,8 +80,9 @@ class OpenVinoPipeline:
 class OpenVinoGeneration:
     """Keeps the pipeline's handle alive: dropping it would end the request."""
 
-    def __init__(self, request: Generate, handle: Any) -> None:
+    def __init__(self, request: Generate, handle: Any, not_finite_id: int | None) -> None:
         self._request = request
+        self._not_finite_id = not_finite_id
         self._handle = handle
         self._count = 0
 
@@ -85,6 +91,9 @@ class OpenVinoGeneration:
             return self._ending_without_tokens()
         output = next(iter(self._handle.read().values()))
         ids: list[int] = output.generated_ids
+        if self._not_finite_id in ids:
+            self._handle.cancel()
+            return Tokens(self._request.handle, [], None, Ending.FAILED, NOT_FINITE)
         log_probs = output.generated_log_probs if self._request.log_probs else None
         self._count += len(ids)
         ending = _ending(output.finish_reason)
