@@ -157,12 +157,16 @@ def test_a_request_is_first_scheduled_when_there_is_room(served: Served) -> None
     for number, stream in enumerate(streams):
         tokens = 30 if number < 32 else 1
         stream.start(ENGINE, **prompt_of(a_new_prompt(20), tokens), streaming=True, return_perf_metrics=True)
-    waiting = scrape_until(served, lambda got: one(got, "vllm:num_requests_running") == 32, "32 run")
+    waiting = scrape_until(
+        served,
+        lambda got: (one(got, "vllm:num_requests_running"), one(got, "vllm:kv_cache_usage_perc") > 0) == (32, True),
+        "32 run",
+    )
     times = [{name: tensor.item() for name, tensor in stream.rest()[-1].items() if "_ns" in name} for stream in streams]
     for stream in streams:
         stream.close()
     assert one(waiting, "vllm:num_requests_waiting") == 1
-    assert 0 < one(waiting, "vllm:kv_cache_usage_perc") < 1
+    assert one(waiting, "vllm:kv_cache_usage_perc") < 1
     for each in times:
         order = [each[f"{name}_time_ns"] for name in ("arrival", "first_scheduled", "first_token", "last_token")]
         assert order == sorted(order)
