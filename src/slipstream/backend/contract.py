@@ -33,6 +33,10 @@ SERVED = frozenset(
         "exclude_input_in_output",
         "guided_decoding_guide_type",
         "guided_decoding_guide",
+        "num_return_sequences",
+        "beam_width",
+        "len_penalty",  # with beams, as the next
+        "early_stopping",
         "stop",
         "streaming",
     }
@@ -43,7 +47,6 @@ _RETENTION = "a hint; the prefix cache drops the least recently used blocks firs
 
 ACCEPTED = {
     "pad_id": "responses hold no padding",
-    "early_stopping": "it ends beams, and there is one",
     "retention_token_range_starts": _RETENTION,
     "retention_token_range_ends": _RETENTION,
     "retention_token_range_priorities": _RETENTION,
@@ -55,13 +58,13 @@ ACCEPTED = {
 MARK_INPUT = "prompt_table_extra_ids"
 
 _ENCODER = "the engine is a decoder-only model"
-_BEAMS = "beam search is not available on this engine"
-_SEVERAL = "several sequences of one request are not available on this engine"
+_DIVERSITY = "the engine knows a penalty between groups of beams, and no addition to a beam's score by its rank"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
 _DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
-_DECAY = "a decaying top-p is not available on this engine"
+_DECAY = "the engine's sampler has one top-p for the whole output"
+BIAS = "the engine's sampler takes no bias on the logits, it can only be told which tokens are allowed"
 _LOGITS = "the engine does not give out logits"
 _MROPE = "the engine is not a multimodal model"
 
@@ -72,13 +75,10 @@ REFUSED = {
     "decoder_input_lengths": _ENCODER,
     "cross_attention_mask": _ENCODER,
     "skip_cross_attn_blocks": _ENCODER,
-    "num_return_sequences": _SEVERAL,
-    "beam_width": _BEAMS,
-    "len_penalty": _BEAMS,
-    "beam_search_diversity_rate": _BEAMS,
+    "beam_search_diversity_rate": _DIVERSITY,
     "draft_logits": _DRAFT,
     "draft_acceptance_threshold": _DRAFT,
-    "embedding_bias": "a bias on the logits is not available on this engine",
+    "embedding_bias": BIAS,
     "runtime_top_p_min": _DECAY,
     "runtime_top_p_decay": _DECAY,
     "runtime_top_p_reset_ids": _DECAY,
@@ -116,6 +116,8 @@ SERVED_OUTPUTS = frozenset(
         "total_draft_tokens",
         "num_input_tokens",  # with return_num_input_tokens
         "num_output_tokens",  # with return_num_output_tokens
+        "batch_index",  # with several rows
+        "sequence_index",  # with num_return_sequences above 1
     }
 )
 
@@ -123,15 +125,10 @@ SERVED_OUTPUTS = frozenset(
 ABSENT_OUTPUTS = {
     "context_logits": _LOGITS,
     "generation_logits": _LOGITS,
-    "batch_index": "a request holds one prompt",
-    "sequence_index": _SEVERAL,
     "context_phase_params": "disaggregated serving is not available on this engine",
 }
 
 NEUTRAL: dict[str, tuple[float, ...]] = {
-    "num_return_sequences": (1,),
-    "beam_width": (1,),
-    "len_penalty": (0, 1),  # acts on beams only
     "beam_search_diversity_rate": (0,),
     "runtime_top_p_decay": (1,),
     "runtime_top_p_min": (0,),
