@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slipstream.backend.beams import Beam, Beams
+from slipstream.backend.kv_mirror import KvMirror
 from slipstream.backend.messages import Ending, Generate, Tokens
 
 
@@ -27,22 +28,27 @@ def search(config: Any, request: Generate, beams: Beams) -> None:
 class OpenVinoBeams:
     """Keeps the pipeline's handle alive: dropping it would end the search."""
 
-    def __init__(self, request: Generate, handle: Any) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
         self._request = request
         self._handle = handle
+        self._mirror = mirror  # it follows the prompt; which blocks the beams share nobody tells
+        self._start = mirror.add(request.handle, request.prompt_ids)
 
     def read(self) -> Tokens | None:
         failed = out_of_cache(self._request, self._handle)
-        if failed is not None or not self._handle.can_read():
+        if failed is None and not self._handle.can_read():
+            return None
+        self._mirror.end(self._request.handle)
+        if failed is not None:
             return failed
         found = sorted(self._handle.read().values(), key=lambda output: output.score, reverse=True)
         best = found[: _wanted(self._request).num_returned]
-        return Tokens(
-            self._request.handle, [], None, _ending(best[0]), beams=tuple(self._beam(output) for output in best)
-        )
+        beams = tuple(self._beam(output) for output in best)
+        return Tokens(self._request.handle, [], None, _ending(best[0]), start=self._start, beams=beams)
 
     def cancel(self) -> None:
         self._handle.cancel()
+        self._mirror.cancel(self._request.handle)
 
     def _beam(self, output: Any) -> Beam:
         ids: list[int] = output.generated_ids

@@ -88,7 +88,7 @@ class OpenVinoPipeline:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
         if request.beams is not None:
-            return OpenVinoBeams(request, handle)
+            return OpenVinoBeams(request, handle, self._mirror)
         return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
