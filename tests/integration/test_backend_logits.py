@@ -63,7 +63,7 @@ def test_a_process_that_is_killed_costs_its_request_alone(served_accuracy: Serve
     process.kill()
     while process.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert np.array_equal(logits()["generation_logits"], before)
+    np.testing.assert_allclose(logits()["generation_logits"], before, atol=1e-3)
     assert len(passes_of(served_accuracy)) == 1
 
 
