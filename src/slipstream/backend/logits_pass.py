@@ -27,7 +27,10 @@ _NICENESS = 5  # the streams that run come first
 
 
 class ForwardPass:
-    """The graph with a KV cache for one sequence."""
+    """The graph with a KV cache for one sequence, which stays: a pass that begins as the one before computes the rest.
+
+    So the steps of speculation, each of which sends all ids so far, cost as much as the tokens that are new.
+    """
 
     def __init__(self, engine_dir: Path, execution: str) -> None:
         import openvino
@@ -37,16 +40,34 @@ class ForwardPass:
         properties: dict[str, Any] = facts["execution"][execution]
         core = openvino.Core()
         self._request = core.compile_model(engine_dir / _GRAPH, "CPU", properties).create_infer_request()
+        self._ids: list[int] = []  # those in the cache
 
     def rows(self, wanted: Pass) -> NDArray[np.float32]:
         """Logits [tokens, vocabulary], from `first_row` to the last."""
-        self._request.reset_state()
         kept = []
-        for start in range(0, len(wanted.ids), _CHUNK_TOKENS):
+        for start in range(self._reuse(wanted), len(wanted.ids), _CHUNK_TOKENS):
             rows = self._infer(wanted.ids[start : start + _CHUNK_TOKENS], start)
             if start + len(rows) > wanted.first_row:
                 kept.append(rows[max(wanted.first_row - start, 0) :])
+        self._ids = wanted.ids
         return np.concatenate(kept)
+
+    def _reuse(self, wanted: Pass) -> int:
+        """Cut the cache down to what it shares with `wanted`, before its first row; how many tokens that is."""
+        cached, self._ids = self._ids, []  # nothing is known about a cache whose pass fails
+        most = min(len(cached), wanted.first_row)
+        count = next((place for place in range(most) if cached[place] != wanted.ids[place]), most)
+        if count == 0:
+            self._request.reset_state()
+        elif count < len(cached):
+            self._cut(count)
+        return count
+
+    def _cut(self, count: int) -> None:
+        import openvino
+
+        for state in self._request.query_state():  # [1, heads, tokens, head size]
+            state.state = openvino.Tensor(state.state.data[:, :, :count].copy())
 
     def _infer(self, ids: list[int], start: int) -> NDArray[np.float32]:
         end = start + len(ids)

@@ -19,33 +19,28 @@ _MOST_OPEN_S = 60.0
 
 
 class LogitsProcess:
-    """Runs `logits_pass`; opened at the first pass, and again after one that it did not survive."""
+    """Runs `logits_pass`; opened at the first pass, and again when it has died: a pass is tried twice."""
 
     def __init__(self, settings: PipelineSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection[Any, Any] | None = None
+        self._is_killed = False
 
     def rows(self, wanted: Pass) -> NDArray[np.float32]:
         """The logits of one pass; `SlipstreamError` when there are none."""
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            self._open()
-        assert self._channel is not None
-        try:
-            self._channel.send(wanted)
-            answer: NDArray[np.float32] | str = self._channel.recv()
-        except (OSError, EOFError) as error:
-            self.close()
-            raise SlipstreamError(
-                "the process that computes logits died", mend="send the request again, with fewer tokens"
-            ) from error
+        answer = self._answer(wanted)
+        if answer is None and not self._is_killed:
+            answer = self._answer(wanted)
+        if answer is None:
+            raise SlipstreamError("the process that computes logits died", mend="send a request for fewer tokens")
         if isinstance(answer, str):
             raise SlipstreamError(f"logits cannot be computed: {answer}", mend="read the server's log")
         return answer
 
     def kill(self) -> None:
-        """End the process from any thread; whoever waits for its answer learns of it."""
+        """End the process from any thread, for good; whoever waits for its answer learns of it."""
+        self._is_killed = True
         if self._process is not None:
             self._process.kill()
 
@@ -57,6 +52,19 @@ class LogitsProcess:
         if self._channel is not None:
             self._channel.close()
         self._process = self._channel = None
+
+    def _answer(self, wanted: Pass) -> NDArray[np.float32] | str | None:
+        """None when the process has died."""
+        if self._process is None:
+            self._open()
+        assert self._channel is not None
+        try:
+            self._channel.send(wanted)
+            answer: NDArray[np.float32] | str = self._channel.recv()
+        except (OSError, EOFError):
+            self.close()
+            return None
+        return answer
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
