@@ -17,6 +17,7 @@ from tests.integration.triton_calls import PROMPT, ask, prompt_of, text, token_i
 ENGINE = "tensorrt_llm"
 NUM_TOKENS = 20
 LOG_PROB_TOLERANCE = 5e-3  # measured 1e-3
+LOGIT_TOLERANCE = 5e-2
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,17 @@ def test_log_probs_are_those_of_the_models_own_logits(
     assert whole["output_log_probs"].shape == (1, 1, NUM_TOKENS)
     np.testing.assert_allclose(whole["output_log_probs"][0, 0], expected, atol=LOG_PROB_TOLERANCE)
     assert whole["cum_log_probs"].item() == pytest.approx(expected.sum(), abs=NUM_TOKENS * LOG_PROB_TOLERANCE)
+
+
+def test_logits_are_those_of_the_reference(served_accuracy: Served, reference: Any, prompt: list[int]) -> None:
+    wishes = {"return_context_logits": True, "return_generation_logits": True, "exclude_input_in_output": True}
+    (found,) = ask(served_accuracy, ENGINE, **prompt_of(prompt, NUM_TOKENS), **wishes)
+    ids = token_ids([found])
+    with torch.inference_mode():
+        rows = reference(torch.tensor([[*prompt, *ids[:-1]]])).logits.numpy()
+    np.testing.assert_allclose(found["context_logits"], rows[:, : len(prompt)], atol=LOGIT_TOLERANCE)
+    np.testing.assert_allclose(found["generation_logits"][0], rows[:, len(prompt) - 1 :], atol=LOGIT_TOLERANCE)
+    assert found["generation_logits"][0, 0].argmax(axis=-1).tolist() == ids
 
 
 def test_log_probs_stay_with_their_tokens_when_the_end_id_is_cut_off(

@@ -27,7 +27,7 @@ from slipstream.backend.sequences import MOST_GENERATIONS, num_generations, read
 from slipstream.backend.stopping import stop_texts
 from slipstream.backend.stream import Stream
 from slipstream.backend.tensors import RequestRefusedError
-from slipstream.backend.trailer import read_trailer
+from slipstream.backend.trailer import TRAILER_TOKENS, read_trailer
 from slipstream.backend.triton import TritonReply
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.engine_bench import Bench, FakeReply, a_request
@@ -112,7 +112,7 @@ def test_a_search_takes_its_settings_and_needs_no_sampling() -> None:
         ({"num_return_sequences": [1, -1]}, "row 1 of the batch: num_return_sequences is -1"),
         ({"beam_width": [5, 1]}, "beam_width is 5, it must be from 1 to 4"),
         ({"beam_width": [2, 2], "min_tokens": [0, 1]}, "row 1 of the batch: beam_width is 2 and min_tokens is 1"),
-        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "a draft is of one sequence"),
+        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "follows no grammar and no draft"),
         ({"beam_width": [2, 1], "bad_words_list": [[[4], [1]], [[4], [1]]]}, "follows no grammar"),
         ({"decoupled": False}, "2 sequences in 2 rows, but the model is not decoupled"),
     ],
@@ -150,7 +150,7 @@ def test_beams_are_filled_up_and_their_trailers_lie_behind_their_tokens() -> Non
     response = response_tensors(stream, reply.pieces.get(timeout=5), OUTPUTS)
     bench.engine.close()
     assert response["sequence_length"].tolist() == [[2, 1]]
-    assert response["output_ids"].shape == (1, 2, 5)
+    assert response["output_ids"].shape == (1, 2, 2 + TRAILER_TOKENS)
     assert response["output_log_probs"].tolist() == [[[-0.5, -0.5], [-2.0, -1.0]]]
     assert response["cum_log_probs"].tolist() == [[-1.5, -2.0]]
     assert response["num_output_tokens"].tolist() == [[3]]
@@ -172,7 +172,7 @@ def test_beams_share_the_blocks_that_the_prompt_fills() -> None:
 
 
 def test_what_fills_a_shorter_beam_up_is_no_trailer() -> None:
-    assert read_trailer([12, -1, -1, -1, -1], 1) is None
+    assert read_trailer([12, *[-1] * TRAILER_TOKENS, -1], 1) is None
 
 
 class GivenUp:

@@ -71,7 +71,7 @@ def input_status(model: str, name: str) -> str:
     if model == "tensorrt_llm_bls" and name == IMAGE_INPUT:
         return f"refused: {IMAGES}"
     if model == "tensorrt_llm_bls" and name in DRAFT_INPUTS:
-        return f"refused: {DRAFT_INPUTS[name]}"
+        return f"{WORKS} with `engine.draft`; otherwise refused: {DRAFT_INPUTS[name]}"
     prompt_inputs, engine_inputs = PROMPT_INPUTS, RENAMED
     if model == "ensemble":
         maps = {step.model_name: step.input_map for step in contract()["ensemble"].steps}

@@ -44,7 +44,7 @@ RENAMED = {
 
 IMAGE_INPUT = "image_input"
 _DRAFT = "the repository has no draft model"
-DRAFT_INPUTS = {"num_draft_tokens": _DRAFT, "use_draft_logits": _DRAFT}  # and why they are refused then
+DRAFT_INPUTS = {"num_draft_tokens": _DRAFT, "use_draft_logits": _DRAFT}  # and when they are refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

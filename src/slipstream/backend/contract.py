@@ -15,6 +15,8 @@ SERVED = frozenset(
         "input_lengths",
         "request_output_len",
         "draft_input_ids",
+        "draft_logits",
+        "draft_acceptance_threshold",
         "end_id",
         "stop_words_list",
         "bad_words_list",
@@ -27,6 +29,8 @@ SERVED = frozenset(
         "min_tokens",
         "seed",
         "return_log_probs",
+        "return_context_logits",
+        "return_generation_logits",
         "return_perf_metrics",
         "return_num_input_tokens",
         "return_num_output_tokens",
@@ -61,11 +65,9 @@ _ENCODER = "the engine is a decoder-only model"
 _DIVERSITY = "the engine knows a penalty between groups of beams, and no addition to a beam's score by its rank"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
-_DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
 _DECAY = "the engine's sampler has one top-p for the whole output"
 BIAS = "the engine's sampler takes no bias on the logits, it can only be told which tokens are allowed"
-_LOGITS = "the engine does not give out logits"
 _MROPE = "the engine is not a multimodal model"
 
 REFUSED = {
@@ -76,14 +78,10 @@ REFUSED = {
     "cross_attention_mask": _ENCODER,
     "skip_cross_attn_blocks": _ENCODER,
     "beam_search_diversity_rate": _DIVERSITY,
-    "draft_logits": _DRAFT,
-    "draft_acceptance_threshold": _DRAFT,
     "embedding_bias": BIAS,
     "runtime_top_p_min": _DECAY,
     "runtime_top_p_decay": _DECAY,
     "runtime_top_p_reset_ids": _DECAY,
-    "return_context_logits": _LOGITS,
-    "return_generation_logits": _LOGITS,
     "prompt_embedding_table": _PROMPT_TABLE,
     "prompt_vocab_size": _PROMPT_TABLE,
     MARK_INPUT: _PROMPT_TABLE,  # the marks of the ensemble and of the BLS model aside, see trailer.py
@@ -104,6 +102,8 @@ SERVED_OUTPUTS = frozenset(
         "sequence_length",
         "cum_log_probs",  # with return_log_probs, as the next
         "output_log_probs",
+        "context_logits",  # with return_context_logits, in the last response
+        "generation_logits",  # with return_generation_logits, in the last response
         "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next nine
         "first_scheduled_time_ns",
         "first_token_time_ns",
@@ -123,8 +123,6 @@ SERVED_OUTPUTS = frozenset(
 
 
 ABSENT_OUTPUTS = {
-    "context_logits": _LOGITS,
-    "generation_logits": _LOGITS,
     "context_phase_params": "disaggregated serving is not available on this engine",
 }
 
@@ -132,8 +130,6 @@ NEUTRAL: dict[str, tuple[float, ...]] = {
     "beam_search_diversity_rate": (0,),
     "runtime_top_p_decay": (1,),
     "runtime_top_p_min": (0,),
-    "return_context_logits": (0,),
-    "return_generation_logits": (0,),
     "decoder_input_lengths": (0,),
     "prompt_vocab_size": (0,),
     "embedding_bias": (0,),

@@ -8,11 +8,14 @@ from functools import partial
 from typing import Any
 
 from slipstream.backend.characters import Characters
-from slipstream.backend.engine import Engine
+from slipstream.backend.draft_verification import NO_HANDLE, verify
+from slipstream.backend.engine import Engine, Reply
 from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide import Guide
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
+from slipstream.backend.logits_process import LogitsProcess
+from slipstream.backend.logits_replies import LogitsQueue, LogitsReply
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy, stream_interval
 from slipstream.backend.pipeline import engine_facts, kv_blocks
@@ -20,7 +23,7 @@ from slipstream.backend.requests import GenerationRequest, ModelProfile
 from slipstream.backend.sequences import read_requests
 from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.step_process import StepProcess
-from slipstream.backend.stream import Vocabulary
+from slipstream.backend.stream import Stream, Vocabulary
 from slipstream.backend.tensors import RequestRefusedError, Tensors, first_flag
 from slipstream.backend.trailer import read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
@@ -41,12 +44,14 @@ class EngineModel:
         blocks = kv_blocks(settings)
         limits = Limits.of(config, vocab_size=int(facts["vocab_size"]), settings=settings, kv_blocks=blocks)
         self._profile = _profile(config, limits, has_tokenizer=bool(facts.get("has_tokenizer", False)))
+        self._logits = LogitsQueue(LogitsProcess(settings))
+        self._vocabulary = _vocabulary(config)
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
         changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
             limits=limits,
-            vocabulary=_vocabulary(config),
+            vocabulary=self._vocabulary,
             stream_interval=stream_interval(config),
             changed=changed,
             step_timeout_s=config.whole("slipstream_step_timeout_s", default=30),
@@ -80,11 +85,13 @@ class EngineModel:
         if os.getppid() != self._server_process_id:
             # Killed or crashed: whoever sends to it now waits for ever.
             self._guides.abandon()
+            self._logits.abandon()
             self._engine.abandon()
             return
         self._watch.close()
         self._guides.close()
         self._engine.close()
+        self._logits.close()
         self._gauges.close()
 
     def _take(self, request: Any, reply: TritonReply) -> None:
@@ -100,6 +107,9 @@ class EngineModel:
             timeout_us=request.timeout(),
         )
         reply.expect(len(generations))
+        if generations[0].acceptance is not None:
+            self._verify(generations[0], reply)
+            return
         guides = dict.fromkeys(one.stop.guide for one in generations if one.stop.guide is not None)
         self._begin(generations, tuple(guides), reply, Verdict(refusal="", is_stopped=False))
 
@@ -122,12 +132,25 @@ class EngineModel:
                 then = partial(self._begin, generations, guides[1:], reply)
                 self._guides.settle(guides[0], generations[0].request_id, then)
                 return
-            handles = self._engine.submit_all(generations, reply)
+            handles = self._engine.submit_all(generations, self._with_logits(generations, reply))
             if verdict.is_stopped:
                 for handle in handles:
                     self._engine.cancel(handle)
         except RequestRefusedError as error:
             reply.refuse(str(error))
+
+    def _verify(self, generation: GenerationRequest, reply: TritonReply) -> None:
+        """Verify a draft by probabilities; the engine hears nothing of it."""
+        stream = Stream(handle=NO_HANDLE, request=generation, vocabulary=self._vocabulary, interval=1)
+        answer = self._with_logits((generation,), reply)
+        self._logits.admit()
+        self._logits.put(lambda rows: verify(stream, answer, rows))
+
+    def _with_logits(self, generations: tuple[GenerationRequest, ...], reply: TritonReply) -> Reply:
+        if all(generation.logits is None for generation in generations):
+            return reply
+        self._logits.admit()
+        return LogitsReply(reply, self._logits)
 
     def _stop(self, tensors: Tensors, request_id: str, reply: TritonReply) -> None:
         handle = read_stop_handle(tensors)

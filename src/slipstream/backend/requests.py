@@ -28,7 +28,9 @@ from slipstream.backend.beams import Beams, read_beams
 from slipstream.backend.contract import refuse_unserved
 from slipstream.backend.deadlines import Deadline
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
+from slipstream.backend.draft_acceptance import Acceptance, read_acceptance
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
+from slipstream.backend.logits import LogitsWish, read_logits_wish
 from slipstream.backend.parameters import Limits
 from slipstream.backend.speculation import Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
@@ -103,6 +105,8 @@ class GenerationRequest:
     stop: StopRules
     wishes: OutputWishes
     draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
+    acceptance: Acceptance | None = None  # none: draft tokens are accepted where they are equal
+    logits: LogitsWish | None = None
     speculation: Wish = "off"
     deadline: Deadline | None = None
     beams: Beams | None = None  # none: one sequence is written token by token
@@ -135,14 +139,20 @@ def read_request(
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     draft_ids = _draft(tensors, profile.limits)
+    stop = _stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids))
+    sampling, vocab_size = None if beams else _sampling(tensors), profile.limits.vocab_size
     request = GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
-        sampling=None if beams else _sampling(tensors),
+        sampling=sampling,
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
+        stop=stop,
         wishes=_wishes(tensors, profile),
         draft_ids=draft_ids,
+        acceptance=read_acceptance(tensors, draft_ids=draft_ids, vocab_size=vocab_size, is_greedy=sampling is None),
+        logits=read_logits_wish(
+            tensors, prompt_tokens=len(prompt_ids), max_new_tokens=stop.max_new_tokens, vocab_size=vocab_size
+        ),
         deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
         beams=beams,
     )

@@ -26,7 +26,12 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
     outputs = [[*stream.request.prompt_ids, *beam.ids] if wishes.echo_prompt else beam.ids for beam in beams]
     lengths = [len(ids) for ids in outputs]
     if wishes.trailer:
-        trailer = Trailer(handle=stream.handle, tokens_before=piece.tokens_before, is_last=piece.is_last).as_ids()
+        trailer = Trailer(
+            handle=stream.handle,
+            tokens_before=piece.tokens_before,
+            is_last=piece.is_last,
+            only_special_before=piece.only_special_before,
+        ).as_ids()
         outputs = [[*ids, *trailer] for ids in outputs]
     tensors: dict[str, NDArray[Any]] = {
         "sequence_length": np.array([lengths], np.int32),
@@ -41,6 +46,8 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
         tensors["num_output_tokens"] = np.array([[sum(lengths)]], np.int32)
     if wishes.perf_metrics and piece.is_last:
         tensors |= _perf_tensors(stream)
+    if stream.logits is not None and piece.is_last:
+        tensors |= stream.logits.tensors()
     if stream.request.place is not ALONE:
         tensors |= place_tensors(stream.request.place)
     return {name: tensor for name, tensor in tensors.items() if name in requested}

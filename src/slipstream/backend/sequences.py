@@ -33,6 +33,10 @@ def read_requests(
     rows = num_rows(tensors, "input_ids")
     read = partial(read_request, request_id=request_id, profile=profile, speculation=speculation, timeout_us=timeout_us)
     requests = tuple(request for row in range(rows) for request in _of_row(_row(tensors, row, rows), row, rows, read))
+    if len(requests) > 1 and any(request.acceptance is not None for request in requests):
+        raise RequestRefusedError(
+            f"draft_logits: the request asks for {len(requests)} sequences, one can have its draft accepted this way"
+        )
     if len(requests) > 1 and not profile.decoupled:
         raise RequestRefusedError(
             f"the request asks for {len(requests)} sequences in {rows} rows, but the model is not decoupled: it gives"

@@ -9,6 +9,7 @@ from slipstream.backend.bad_words import bad_texts
 from slipstream.backend.beams import Beam
 from slipstream.backend.characters import Characters
 from slipstream.backend.draft import DraftCheck, DraftCounts
+from slipstream.backend.logits import Logits
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.stopping import StopWords, stop_texts
@@ -43,6 +44,7 @@ class Piece:
     is_last: bool
     cumulative_log_prob: float
     beams: tuple[Beam, ...] = ()  # instead of all that, best first
+    only_special_before: bool = False  # no token in earlier pieces has a text that a client sees
 
 
 class Stream:
@@ -65,6 +67,7 @@ class Stream:
         self.failure = ""
         self.draft_counts = DraftCounts()
         self.expiry = ""  # for the client of a request whose time is up
+        self.logits: Logits | None = None  # for the last response
         self._characters = None if vocabulary is None else vocabulary.characters
         tokenizer = None if vocabulary is None else vocabulary.tokenizer
         # Beams end in the search: what it has found cannot be cut here, another beam would have won.
@@ -79,6 +82,7 @@ class Stream:
         self._ids: list[int] = []
         self._log_probs: list[float] = []
         self._tokens_sent = 0
+        self._only_special_sent = True
         self._cumulative_log_prob = 0.0
 
     @property
@@ -157,8 +161,11 @@ class Stream:
             self.ending is not None,
             self._cumulative_log_prob,
             self._found_beams(),
+            self._only_special_sent,
         )
         self._tokens_sent += len(self._ids)
+        if self._only_special_sent:
+            self._only_special_sent = self._characters is not None and not self._characters.any_text(self._ids)
         self._ids, self._log_probs = [], []
         return piece
 
