@@ -99,6 +99,17 @@ def test_where_it_is_measured_first_nothing_speculates_at_once(speculating: Serv
     assert counts(generate(speculating, prompts[0], "auto")) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_a_request_for_text_says_what_it_wants_too(speculating: Served, model: str) -> None:
+    inputs = {"text_input": TEXTS[0], "max_tokens": TOKENS, "end_id": -1, "return_perf_metrics": True, "stream": True}
+    drafted, none = (
+        sum(float(response["total_draft_tokens"].item()) for response in responses if "total_draft_tokens" in response)
+        for wish in ("on", "off")
+        for responses in [ask(speculating, model, parameters={"speculation": wish}, **inputs)]
+    )
+    assert drafted > 0 == none
+
+
 def test_drawn_tokens_come_without_and_are_refused_where_speculation_is_asked_for(
     speculating: Served, prompts: list[list[int]]
 ) -> None:

@@ -114,11 +114,11 @@ def inputs(values: Mapping[str, Any]) -> list[Any]:
     return built
 
 
-def ask(served: Served, model: str, **values: Any) -> list[Response]:
+def ask(served: Served, model: str, *, parameters: Mapping[str, str] | None = None, **values: Any) -> list[Response]:
     """All responses to one request to a decoupled model."""
     stream = Stream(served)
     try:
-        stream.start(model, **values)
+        stream.start(model, parameters=parameters, **values)
         return stream.rest()
     finally:
         stream.close()

@@ -112,7 +112,7 @@ def test_a_search_takes_its_settings_and_needs_no_sampling() -> None:
         ({"num_return_sequences": [1, -1]}, "row 1 of the batch: num_return_sequences is -1"),
         ({"beam_width": [5, 1]}, "beam_width is 5, it must be from 1 to 4"),
         ({"beam_width": [2, 2], "min_tokens": [0, 1]}, "row 1 of the batch: beam_width is 2 and min_tokens is 1"),
-        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "follows no grammar and no draft"),
+        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "a draft is of one sequence"),
         ({"beam_width": [2, 1], "bad_words_list": [[[4], [1]], [[4], [1]]]}, "follows no grammar"),
         ({"decoupled": False}, "2 sequences in 2 rows, but the model is not decoupled"),
     ],
@@ -172,7 +172,7 @@ def test_beams_share_the_blocks_that_the_prompt_fills() -> None:
 
 
 def test_what_fills_a_shorter_beam_up_is_no_trailer() -> None:
-    assert read_trailer([12, *[-1] * TRAILER_TOKENS, -1], 1) is None
+    assert read_trailer([12, -1, -1, -1, -1], 1) is None
 
 
 class GivenUp:

@@ -128,7 +128,11 @@ class BusinessLogic:
     ) -> EngineCall | DraftTargetCall:
         if self._pair is None:
             return EngineCall(
-                self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled, timeout_us=timeout_us
+                self._engine_model,
+                request_id=request_id,
+                is_abandoned=reply.is_cancelled,
+                timeout_us=timeout_us,
+                parameters=reply.parameters,
             )
         if wanted.drafting is not None:
             return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
@@ -138,6 +142,7 @@ class BusinessLogic:
             is_abandoned=reply.is_cancelled,
             decoupled=self._pair.decoupled,
             timeout_us=timeout_us,
+            parameters=reply.parameters,
         )
 
     def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:

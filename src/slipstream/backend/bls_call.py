@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +70,13 @@ class EngineCall:
         is_abandoned: Callable[[], bool],
         decoupled: bool = True,
         timeout_us: int = 0,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._request_id = request_id
         self._is_abandoned = is_abandoned
         self._decoupled = decoupled
+        self._parameters = dict(parameters or {})
         self._is_stopped = False
         self._timeout_us = timeout_us
         self._deadline = Deadline.of(timeout_us=timeout_us, default_us=0)
@@ -120,6 +122,7 @@ class EngineCall:
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
             requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
             timeout=self._timeout_us,
+            parameters=self._parameters,
         )
         if not self._decoupled:
             return iter([request.exec(decoupled=False)])
