@@ -10,6 +10,7 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served, serve_copy
+from tests.integration.test_backend_metrics import Scrape, scrape, scrape_until
 from tests.integration.triton_calls import Response, Stream, ask, prompt_of, token_ids, wait_for_active
 
 ENGINE = "tensorrt_llm"
@@ -138,3 +139,17 @@ def test_a_speculating_client_that_goes_away_frees_the_engine(speculating: Serve
     assert stream.next() is not None
     stream.close()
     wait_for_active(speculating, 0)
+
+
+def test_the_metrics_count_what_the_responses_tell(speculating: Served, prompts: list[list[int]]) -> None:
+    wait_for_active(speculating, 0)
+    totals = ("vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total")
+    before = scrape(speculating)
+    drafted, accepted, _ = counts(generate(speculating, prompts[0]))
+    wait_for_active(speculating, 0)
+
+    def risen(got: Scrape) -> list[float]:
+        return [got.samples[name][0][1] - before.samples[name][0][1] for name in totals]
+
+    got = scrape_until(speculating, lambda got: risen(got)[0] > 0, "drafts are counted")
+    assert risen(got) == [drafted, accepted]

@@ -317,7 +317,6 @@ def test_a_client_that_goes_away_stops_the_loop(toys: Toys) -> None:
 
 
 def test_many_requests_at_once_keep_their_own_texts(toys: Toys) -> None:
-    """Several thousand calls: Triton's Python backend does not survive them beside other Python threads, see bls.py."""
     prompts = [f"{PROMPT} {number}" for number in range(32)]
     alone = [toys.plain(text_input=prompt, max_tokens=80, **NO_END) for prompt in prompts]
     with ThreadPoolExecutor(4) as pool:

@@ -14,6 +14,7 @@ from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.detokenizer import Detokenizer
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.small_tokenizers import SCRIPTS
+from tests.unit.test_quantize_early import refusal
 
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -122,3 +123,7 @@ def test_the_model_knows_the_capital_of_france_and_ends_its_turn(model_directory
     answer = greedy(ChatTemplate.load(model_directory).render(QUESTION), 40)
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_ids[0]
+
+
+def test_it_is_looked_at_as_a_gguf_before_anything_is_done(tmp_path: Path) -> None:
+    assert "9 attention heads" in refusal("bundled:smollm2-135m-instruct", tmp_path, tp_size=2).message

@@ -47,6 +47,7 @@ class Stream:
         *,
         request_id: str = "",
         priority: int = 0,
+        timeout_us: int | None = None,
         parameters: Mapping[str, str] | None = None,
         **values: Any,
     ) -> None:
@@ -57,6 +58,7 @@ class Stream:
             inputs(values),
             request_id=request_id,
             priority=priority,
+            timeout=timeout_us,
             enable_empty_final_response=True,
             parameters=parameters,
         )

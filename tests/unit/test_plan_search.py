@@ -56,6 +56,11 @@ def batch() -> tuple[Plan, Understanding]:
     return planned("mixtral-8x22b-batch-on-a100")
 
 
+@pytest.fixture(scope="module")
+def plain() -> Plan:
+    return a_plan()
+
+
 def test_the_committed_example_documents_are_fresh(
     chat: tuple[Plan, Understanding], batch: tuple[Plan, Understanding], root: Path
 ) -> None:
@@ -126,15 +131,15 @@ def test_an_impossible_promise_is_named_with_the_nearest() -> None:
     assert "Not kept" in document_text(plan, Understanding())
 
 
-def test_latency_and_throughput_pull_apart() -> None:
+def test_latency_and_throughput_pull_apart(plain: Plan) -> None:
     fast = a_plan(workload={"objective": "latency"}).chosen
-    full = a_plan().chosen
+    full = plain.chosen
     assert fast.tpot_ms.value < full.tpot_ms.value
     assert fast.tokens_per_s.value < full.tokens_per_s.value
 
 
-def test_no_point_of_the_pareto_front_beats_another() -> None:
-    front = a_plan().pareto
+def test_no_point_of_the_pareto_front_beats_another(plain: Plan) -> None:
+    front = plain.pareto
     users = [one.tokens_per_s_per_user for one in front]
     per_gpu = [one.tokens_per_s_per_gpu for one in front]
     assert users == sorted(users, reverse=True)
@@ -142,8 +147,10 @@ def test_no_point_of_the_pareto_front_beats_another() -> None:
     assert len(front) > 3
 
 
-def test_the_deployment_file_loads_as_it_is(chat: tuple[Plan, Understanding], tmp_path: Path, root: Path) -> None:
-    for plan in (chat[0], a_plan(), a_plan(model={"name": "gpt-oss-20b"}, hardware={"gpu": "H200"})):
+def test_the_deployment_file_loads_as_it_is(
+    chat: tuple[Plan, Understanding], plain: Plan, tmp_path: Path, root: Path
+) -> None:
+    for plan in (chat[0], plain, a_plan(model={"name": "gpt-oss-20b"}, hardware={"gpu": "H200"})):
         path = tmp_path / f"{deployment_name(plan)}.yaml"
         path.write_text(deployment_yaml(plan))
         spec = load_deployment(str(path), root=root)
@@ -152,8 +159,8 @@ def test_the_deployment_file_loads_as_it_is(chat: tuple[Plan, Understanding], tm
         assert spec.engine.max_seq_len <= plan.model.shape.max_context
 
 
-def test_every_setting_has_its_reason_beside_it() -> None:
-    lines = [line for line in deployment_yaml(a_plan()).splitlines()[1:] if line and not line.endswith(":")]
+def test_every_setting_has_its_reason_beside_it(plain: Plan) -> None:
+    lines = [line for line in deployment_yaml(plain).splitlines()[1:] if line and not line.endswith(":")]
     assert all("  # " in line for line in lines)
 
 
@@ -202,9 +209,9 @@ def test_tables_are_whole_and_the_diagram_is_closed(batch: tuple[Plan, Understan
     assert used <= named | {"flowchart"}
 
 
-def test_the_same_input_gives_the_same_document() -> None:
+def test_the_same_input_gives_the_same_document(plain: Plan) -> None:
     notes = Understanding()
-    assert document_text(a_plan(), notes) == document_text(a_plan(), notes)
+    assert document_text(plain, notes) == document_text(a_plan(), notes)
 
 
 def test_json_carries_intervals_reasons_and_the_deployment(chat: tuple[Plan, Understanding]) -> None:

@@ -131,11 +131,19 @@ def test_a_case_stands_for_every_parameter_that_the_spec_sets() -> None:
     assert set(TensorrtLlmSpec.model_fields) <= set(SETTINGS) | {"speculative_decoding_fast_logits"}
 
 
+@pytest.fixture(scope="module")
+def without(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The parameters where nothing is set."""
+    return target_parameters(root, tmp_path_factory.mktemp("without"))
+
+
 @pytest.mark.parametrize("parameter", sorted(SETTINGS))
-def test_a_setting_arrives_and_only_where_it_is_made(root: Path, tmp_path: Path, parameter: str) -> None:
+def test_a_setting_arrives_and_only_where_it_is_made(
+    root: Path, tmp_path: Path, without: dict[str, str], parameter: str
+) -> None:
     overrides, text = SETTINGS[parameter]
     assert target_parameters(root, tmp_path / "with", *overrides)[parameter] == text
-    assert target_parameters(root, tmp_path / "without").get(parameter) != text
+    assert without.get(parameter) != text
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,21 @@
-"""Ports, state and installation of a served deployment; the server itself is in tests/integration."""
+"""Ports, state and installation of a served deployment; what starts processes is in tests/integration."""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from slipstream.errors import SlipstreamError
-from slipstream.serve import shared_memory, supervise
+from slipstream.serve import shared_memory
 from slipstream.serve.installation import arrange_installation
 from slipstream.serve.ports import endpoints, resolve_ports
 from slipstream.serve.state import ServingState, read_state, serving, this_process, write_state
-from slipstream.serve.supervise import stop_served
-from slipstream.serve.watchdog import Watchdog
 from slipstream.spec import PortsSpec
 
 
@@ -98,24 +93,6 @@ def test_one_directory_is_served_once(tmp_path: Path) -> None:
         pass
 
 
-def test_down_ends_the_whole_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "_DOWN_TIMEOUT_S", 0.5)
-    code = "import subprocess, time; subprocess.Popen(['sleep', '100']); time.sleep(100)"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        parent = psutil.Process(process.pid)
-        while not parent.children():
-            time.sleep(0.01)
-        [child] = parent.children()
-        write_state(tmp_path, a_state(pid=process.pid, created=parent.create_time()))
-        assert stop_served(tmp_path)
-        assert not parent.is_running()
-        assert not child.is_running()
-        assert not stop_served(tmp_path)
-    finally:
-        process.kill()
-
-
 def test_only_regions_without_an_owner_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_memory, "_SHM", tmp_path)
     mine = tmp_path / f"{shared_memory.region_prefix(os.getpid())}abc"
@@ -137,78 +114,3 @@ def test_the_installation_holds_the_fitting_stub_and_no_secret(tmp_path: Path, m
     assert installation.tritonserver.exists()
     assert "hf_secret" not in str(installation.environment)
     arrange_installation(tmp_path)
-
-
-class FakeHealth:
-    """Answers as told."""
-
-    def __init__(self, *, has_token: bool, is_busy: bool) -> None:
-        self.has_token = has_token
-        self.is_busy = is_busy
-        self.steps = 0.0
-
-    def first_token(self, model: str = "ensemble", timeout_s: float = 10.0) -> bool:
-        return self.has_token
-
-    def iterations(self) -> float | None:
-        self.steps += self.is_busy
-        return self.steps
-
-
-@pytest.fixture
-def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Two children that look like the stubs of two models."""
-    processes = {}
-    for model in ("a", "b"):
-        script = tmp_path / model / "1" / "model.py"
-        script.parent.mkdir(parents=True)
-        script.write_text("import time; time.sleep(100)")
-        stub = tmp_path / "triton_python_backend_stub"
-        processes[model] = subprocess.Popen([str(stub), str(script)], executable=sys.executable)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not all(psutil.Process(p.pid).cmdline()[1:] for p in processes.values()):
-        time.sleep(0.01)
-    yield processes
-    for process in processes.values():
-        process.kill()
-        process.wait()
-
-
-def a_watchdog(*, has_token: bool = True, is_busy: bool = False, probe_period_s: float = 100) -> Watchdog:
-    health = FakeHealth(has_token=has_token, is_busy=is_busy)
-    return Watchdog(os.getpid(), health, probe_period_s)  # type: ignore[arg-type]
-
-
-def complaint_after_a_probe(watchdog: Watchdog) -> str | None:
-    """What the watchdog says when it has asked once."""
-    assert watchdog.complaint() is None  # it asks in the background
-    assert watchdog._probe is not None
-    watchdog._probe.exception(timeout=10)
-    return watchdog.complaint()
-
-
-def test_live_stubs_that_give_tokens_are_no_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    assert complaint_after_a_probe(a_watchdog(probe_period_s=0)) is None
-
-
-def test_the_model_of_a_dead_stub_is_named(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    watchdog = a_watchdog()
-    stubs["b"].kill()  # not waited for: Triton leaves the zombie too
-    while (complaint := watchdog.complaint()) is None:
-        time.sleep(0.01)
-    assert complaint == "the stub of b is dead"
-
-
-def test_a_server_without_a_token_is_a_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    complaint = complaint_after_a_probe(a_watchdog(has_token=False, probe_period_s=0))
-    assert complaint == "no token came within 30 s, and the engine made no step"
-
-
-def test_an_engine_that_works_for_others_is_no_complaint(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    assert complaint_after_a_probe(a_watchdog(has_token=False, is_busy=True, probe_period_s=0)) is None
-
-
-def test_a_probe_waits_for_its_period(stubs: dict[str, subprocess.Popen[bytes]]) -> None:
-    watchdog = a_watchdog(has_token=False, probe_period_s=100)
-    assert watchdog.complaint() is None
-    assert watchdog._probe is None

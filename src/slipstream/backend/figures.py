@@ -22,9 +22,9 @@ def gauge_values(engine: Engine, limits: Limits, *, max_kv_blocks: int) -> Mappi
 
 
 def _of_requests(engine: Engine, limits: Limits) -> dict[Family, Mapping[str, float]]:
-    """The engine begins the oldest first, so those are the ones that run; a paused one waits, as in TensorRT-LLM."""
+    """Those that have begun run; a paused one waits, as in TensorRT-LLM."""
     streams = engine.streams()
-    running = streams[: limits.max_batch_size]
+    running = [stream for stream in streams if stream.has_begun]
     in_context = [stream for stream in running if not stream.tokens_generated]
     generating = len(running) - len(in_context)
     paused = min(engine.paused_requests, generating)
@@ -53,5 +53,6 @@ def _of_kv_cache(engine: Engine, max_blocks: int) -> dict[str, float]:
         "free": max_blocks - used,
         "used": used,
         "tokens_per": KV_BLOCK_TOKENS,
+        "reused": engine.tally.reused_blocks,
         "fraction": used / max_blocks if max_blocks else 0.0,
     }

@@ -181,6 +181,8 @@ class SpeculatingGeneration:
             return
         if self.speculates:
             got = self._counted(got)
+        if self._made:
+            got = replace(got, start=None)  # one that was moved has begun before
         self._made += got.ids
         self.is_ended = got.ending is not None
         self._unread = got if self._unread is None else _joined(self._unread, got)
@@ -233,6 +235,8 @@ def _joined(first: Tokens, second: Tokens) -> Tokens:
         None if first.log_probs is None else [*first.log_probs, *(second.log_probs or [])],
         second.ending,
         second.failure,
-        first.drafted + second.drafted,
-        first.accepted + second.accepted,
+        first.start,
+        drafted=first.drafted + second.drafted,
+        accepted=first.accepted + second.accepted,
+        beams=second.beams,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from slipstream.backend.kept_responses import KEPT
 from slipstream.backend.trailer import stop_ids
 
 
@@ -34,5 +35,7 @@ def _send(model: str, request_id: str, handle: int | None) -> None:
         inputs=inputs,
     )
     # Iterating takes the answer of a model that is not decoupled as well: one response instead of none.
-    for _ in request.exec(decoupled=True):
+    responses = request.exec(decoupled=True)
+    for _ in responses:
         pass  # an iterator that is not drained blocks the unloading of the model
+    KEPT.keep(responses)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,12 @@ class ResponseSender:
         with self._lock:
             return not self._is_ended and (self._is_closed or bool(self._sender.is_cancelled()))
 
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back; false when none can be asked any more."""
+        with self._lock:
+            # A request that is known to be cancelled is not asked about again, so that answer proves nothing.
+            return not self._is_ended and not self._is_closed and not self._sender.is_cancelled()
+
     def _send(self, response: Any, flags: int) -> None:
         import triton_python_backend_utils as pb_utils
 
@@ -91,17 +97,25 @@ class ResponseSender:
 
 
 class TritonReply:
-    """The way back to the client of one `tensorrt_llm` request."""
+    """The way back to the client of one `tensorrt_llm` request, which may be several generations."""
 
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
+        self._generations_left = 1
+        self._has_sent = False
+        self._lock = threading.Lock()
+
+    def expect(self, generations: int) -> None:
+        """So many generations will answer; to be said before the first one does."""
+        self._generations_left = generations
 
     def send(self, stream: Stream, piece: Piece) -> None:
-        """Send one response; the final flag travels with the last one."""
+        """Send one response; the final flag travels with the last one of all generations."""
         tensors = response(response_tensors(stream, piece, self._requested))
+        self._has_sent = True
         if piece.is_last:
-            self._sender.end(tensors)
+            self._end_one(tensors)
         else:
             self._sender.send(tensors)
 
@@ -110,15 +124,24 @@ class TritonReply:
         self._sender.end(error_response(message))
 
     def fail(self, stream: Stream, message: str) -> None:
-        """End the request: the server could not serve it."""
-        if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
-            self._sender.end()
+        """End a generation: the server could not serve it. A BLS call only hears of it before and behind all else."""
+        if stream.request.wishes.is_bls_call and (self._has_sent or self._generations_left > 1):
+            self._end_one(None)
         else:
-            self._sender.end(error_response(message, is_clients_fault=False))
+            self._end_one(error_response(message, is_clients_fault=False))
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
         return self._sender.is_cancelled()
+
+    def _end_one(self, last: Any) -> None:
+        with self._lock:
+            self._generations_left -= 1
+            is_final = self._generations_left == 0
+        if is_final:
+            self._sender.end(last)
+        elif last is not None:
+            self._sender.send(last)
 
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
@@ -134,17 +157,17 @@ class TextReply:
         self.parameters = {} if wish is None else {PARAMETER: wish}  # of the request, that the engine reads
         self._sender = ResponseSender(request)
 
-    def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
-        """Send one of several responses: text and what else the engine's response held."""
-        self._sender.send(_text_response(text, others))
+    def send(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
+        """Send one of several responses: a text for each beam, and what else the engine's response held."""
+        self._sender.send(self._response(texts, others))
 
-    def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
+    def send_last(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._sender.end(_text_response(text, others))
+        self._sender.end(self._response(texts, others))
 
-    def close(self, rest: str) -> None:
-        """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
-        self._sender.end(_text_response(rest, {}) if rest else None)
+    def close(self) -> None:
+        """Send the final flag, unless the last response has gone out."""
+        self._sender.end()
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
@@ -158,9 +181,14 @@ class TextReply:
         """The client has gone away."""
         return self._sender.is_cancelled()
 
+    def is_answered(self) -> bool:
+        """A question about this request went to the server and came back."""
+        return self._sender.is_answered()
 
-def _text_response(text: str, others: Mapping[str, NDArray[Any]]) -> Any:
-    return response({"text_output": np.array([[text.encode()]], np.object_), **others})
+    def _response(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> Any:
+        # Triton drops what was not asked for without holding Python's lock: it must never see any of that.
+        tensors = {"text_output": np.array([[text.encode() for text in texts]], np.object_), **others}
+        return response({name: tensor for name, tensor in tensors.items() if name in self.requested})
 
 
 def _no_tokens() -> dict[str, NDArray[Any]]:

@@ -60,12 +60,16 @@ class BareEngine:
         self._process.wait()
 
 
+def forced_generation(handle: int, prompt_ids: list[int], tokens: int) -> Generate:
+    """Greedy, of exactly `tokens`."""
+    stop = StopRules(max_new_tokens=tokens, min_new_tokens=tokens, end_id=None, stop_words=(), bad_words=())
+    return Generate(handle, prompt_ids, None, Penalties(), stop, (), log_probs=False)
+
+
 def _generate(pipeline: Any, prompts: list[list[int]], max_tokens: int, first_handle: int) -> Run:
     cpu_s, started = time.process_time(), time.monotonic()
-    stop = StopRules(max_new_tokens=max_tokens, min_new_tokens=max_tokens, end_id=None, stop_words=(), bad_words=())
     running = [
-        pipeline.add(Generate(first_handle + index, ids, None, Penalties(), stop, (), log_probs=False))
-        for index, ids in enumerate(prompts)
+        pipeline.add(forced_generation(first_handle + index, ids, max_tokens)) for index, ids in enumerate(prompts)
     ]
     tokens = 0
     while running:

@@ -82,12 +82,18 @@ def condition(process: Process, traits: Traits, errors: Floats) -> Residual:
 def covariance(process: Process, left: Traits, right: Traits) -> Floats:
     """Prior covariance of the errors of two lists of cases."""
     shape = (len(left.numbers), len(right.numbers))
-    differs = [left.words[:, None, i] != right.words[None, :, i] for i in range(len(WORDS))]
-    squares = [(left.numbers[:, None, i] - right.numbers[None, :, i]) ** 2 for i in range(len(NUMBERS))]
-    distances = np.stack([*squares, *differs]).reshape(len(NUMBERS) + len(WORDS), -1)
+    # One matrix a trait, written once and in place: [traits, left cases, right cases].
+    distances = np.empty((len(NUMBERS) + len(WORDS), *shape))
+    for index in range(len(NUMBERS)):
+        np.subtract(left.numbers[:, None, index], right.numbers[None, :, index], out=distances[index])
+    np.square(distances[: len(NUMBERS)], out=distances[: len(NUMBERS)])
+    for index in range(len(WORDS)):
+        distances[len(NUMBERS) + index] = left.words[:, None, index] != right.words[None, :, index]
     rates = np.array([[*(0.5 / scale**2 for scale in k.scales), *k.strangeness] for k in process.kernels])
     strengths = np.array([kernel.amplitude**2 for kernel in process.kernels])
-    return np.asarray(strengths @ np.exp(-(rates @ distances))).reshape(shape)
+    fading = rates @ distances.reshape(len(distances), -1)
+    np.exp(np.negative(fading, out=fading), out=fading)
+    return np.asarray(strengths @ fading).reshape(shape)
 
 
 def traits(cases: Sequence[Case]) -> Traits:

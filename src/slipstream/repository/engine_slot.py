@@ -128,6 +128,10 @@ def _embedded(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Va
         "slipstream_max_input_len": spec.engine.max_input_len,
         "slipstream_stream_interval": spec.runtime.stream_interval,
         "slipstream_max_draft_len": draft.max_draft_len if draft else None,
+        "max_tokens_in_paged_kv_cache": spec.runtime.kv_cache_tokens,
+        "slipstream_prefill_chunk_tokens": spec.runtime.prefill_chunk_tokens,
+        "slipstream_request_timeout_s": spec.runtime.request_timeout_s,
+        "slipstream_step_timeout_s": spec.runtime.step_timeout_s,
     }
 
 

@@ -38,5 +38,8 @@ def paired_difference(lost: int, won: int, items: int) -> Interval:
 def mcnemar(lost: int, won: int) -> float:
     """Exact two-sided p-value of McNemar's test: a fair coin for every item whose answer changed."""
     changed, fewer = lost + won, min(lost, won)
-    ways: int = sum(math.comb(changed, count) for count in range(fewer + 1))
+    ways = of_this_count = 1  # of `changed` over 0, then 1, … : each from the one before
+    for count in range(fewer):
+        of_this_count = of_this_count * (changed - count) // (count + 1)
+        ways += of_this_count
     return min(1.0, 2 * ways / (1 << changed))

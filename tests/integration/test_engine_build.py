@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,23 @@ FORMATS = ("W8A16", "W8A8_SQ_PER_CHANNEL", "FP8", "W4A16_AWQ", "W4A8_AWQ", "NVFP
 IDS = np.random.default_rng(1).integers(0, MODEL.vocab_size, (2, 9))
 
 
+@pytest.fixture(scope="module")
+def in_one_piece(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Path]:
+    """Engines of undivided checkpoints, each built once."""
+
+    @cache
+    def built(quant_algo: str | None) -> Path:
+        return build(write_checkpoint(tmp_path_factory.mktemp("whole"), MODEL, quant_algo=quant_algo))
+
+    return built
+
+
 @pytest.mark.parametrize("quant_algo", [None, *FORMATS])
 @pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (4, 1), (1, 2), (2, 2)])
 def test_parallelism_leaves_no_trace_in_the_engine(
-    tmp_path: Path, tp_size: int, pp_size: int, quant_algo: str | None
+    in_one_piece: Callable[[str | None], Path], tmp_path: Path, tp_size: int, pp_size: int, quant_algo: str | None
 ) -> None:
-    whole = build(write_checkpoint(tmp_path / "whole", MODEL, quant_algo=quant_algo))
+    whole = in_one_piece(quant_algo)
     cut = build(write_checkpoint(tmp_path / "cut", MODEL, tp_size=tp_size, pp_size=pp_size, quant_algo=quant_algo))
     assert (cut / "openvino_model.bin").read_bytes() == (whole / "openvino_model.bin").read_bytes()
     np.testing.assert_array_equal(logits(cut, IDS, chunk=9), logits(whole, IDS, chunk=9))
