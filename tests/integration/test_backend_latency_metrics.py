@@ -154,19 +154,21 @@ def test_a_request_is_first_scheduled_when_there_is_room(served: Served) -> None
     """33 requests on 32 places: the last one waits for the first that ends."""
     wait_for_active(served, 0)
     streams = [Stream(served) for _ in range(33)]
-    for number, stream in enumerate(streams):
-        tokens = 30 if number < 32 else 1
-        stream.start(ENGINE, **prompt_of(a_new_prompt(20), tokens), streaming=True, return_perf_metrics=True)
-    waiting = scrape_until(served, lambda got: one(got, "vllm:num_requests_running") == 32, "32 run")
+    *others, late = streams
+    for stream in others:
+        stream.start(ENGINE, **prompt_of(a_new_prompt(20), 60), streaming=True, return_perf_metrics=True)
+    for stream in others:
+        stream.next()
+    late.start(ENGINE, **prompt_of(a_new_prompt(20), 1), streaming=True, return_perf_metrics=True)
+    waiting = scrape_until(served, lambda got: one(got, "vllm:num_requests_waiting") == 1, "one waits")
     times = [{name: tensor.item() for name, tensor in stream.rest()[-1].items() if "_ns" in name} for stream in streams]
     for stream in streams:
         stream.close()
-    assert one(waiting, "vllm:num_requests_waiting") == 1
+    assert one(waiting, "vllm:num_requests_running") == 32
     assert 0 < one(waiting, "vllm:kv_cache_usage_perc") < 1
     for each in times:
         order = [each[f"{name}_time_ns"] for name in ("arrival", "first_scheduled", "first_token", "last_token")]
         assert order == sorted(order)
         assert order[1] < order[2]
-    *others, late = times
-    assert late["arrival_time_ns"] < min(each["last_token_time_ns"] for each in others)
-    assert late["first_scheduled_time_ns"] >= min(each["last_token_time_ns"] for each in others)
+    first_end_ns = min(each["last_token_time_ns"] for each in times[:-1])
+    assert times[-1]["arrival_time_ns"] < first_end_ns <= times[-1]["first_scheduled_time_ns"]

@@ -45,13 +45,14 @@ class Pair:
     running: dict[int, Request] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, prompt: Sequence[int], max_tokens: int) -> Request:
+    def add(self, prompt: Sequence[int], max_tokens: int, *, beams: int = 1) -> Request:
         import openvino
         import openvino_genai
 
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos, config.apply_chat_template = max_tokens, True, False
         config.set_eos_token_id(0)
+        config.num_beams = beams
         self.count += 1
         handle = self.pipeline.add_request(self.count, openvino.Tensor(np.array([prompt], np.int64)), config)
         request = Request(ids=list(prompt), handle=handle, start=self.mirror.add(self.count, prompt))
@@ -76,7 +77,7 @@ class Pair:
 
         request.steps += not request.has_token
         if request.handle.can_read():
-            (output,) = request.handle.read().values()
+            output = next(iter(request.handle.read().values()))
             request.has_token = True
             request.ids += output.generated_ids
             self.mirror.push(number, output.generated_ids)
@@ -183,4 +184,16 @@ def test_a_difference_is_noticed(engine: Path) -> None:
     pair.add([4, 5], 2)
     pair.step()
     assert not pair.mirror.is_exact
+    pair.drain()
+
+
+def test_a_beam_search_is_noticed_and_its_prompt_is_found_again(engine: Path) -> None:
+    pair, text = a_pair(engine), list(range(70))
+    searching = pair.add(text, 20, beams=3)
+    beside = pair.add([99, *text], 30)
+    pair.drain()
+    assert not pair.mirror.is_exact
+    assert [one.start.cached_tokens for one in (searching, beside)] == [0, 0]
+    found = [pair.add([*prompt, 5, 6], 2).start.cached_tokens for prompt in (text, [99, *text])]
+    assert all(64 <= tokens <= 71 for tokens in found)
     pair.drain()

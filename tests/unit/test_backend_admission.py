@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream.backend.admission import KV_BLOCK_TOKENS, MOST_PASSES, Capacity, Room, WaitingLine, count_waiting
+from slipstream.backend.admission import KV_BLOCK_TOKENS, MOST_PASSES, Capacity, Room, Size, WaitingLine, count_waiting
 from slipstream.backend.messages import Generate
 from slipstream.backend.requests import Penalties, StopRules
 from tests.unit.engine_bench import a_request
@@ -42,12 +42,12 @@ def test_a_request_sets_its_whole_output_aside_or_the_first_block_of_it(
     prompt: int, output: int, reserves_output: bool, blocks: int
 ) -> None:
     capacity = replace(CAPACITY, reserves_output=reserves_output)
-    assert capacity.at_begin(prompt_tokens=prompt, output_tokens=output) == blocks
+    assert capacity.at_begin(Size(prompt_tokens=prompt, output_tokens=output)) == blocks
 
 
 def test_what_could_never_run_to_its_end_is_refused_with_the_numbers() -> None:
-    assert CAPACITY.refusal(prompt_tokens=A_BLOCK, output_tokens=9 * A_BLOCK) == ""
-    said = replace(CAPACITY, reserves_output=False).refusal(prompt_tokens=A_BLOCK, output_tokens=9 * A_BLOCK + 1)
+    assert CAPACITY.refusal(Size(prompt_tokens=A_BLOCK, output_tokens=9 * A_BLOCK)) == ""
+    said = replace(CAPACITY, reserves_output=False).refusal(Size(prompt_tokens=A_BLOCK, output_tokens=9 * A_BLOCK + 1))
     assert said.startswith("the prompt has 32 tokens and the output up to 289, which takes 11 KV blocks of 32 tokens")
     assert "the KV cache has 10" in said
 
@@ -91,7 +91,7 @@ def test_a_small_request_passes_a_large_one_but_not_for_ever() -> None:
 def test_the_passes_are_counted_anew_for_the_next_in_line() -> None:
     room = Room(replace(CAPACITY, kv_blocks=4))
     line = a_line(*(a_generation(handle, output_tokens=3 * A_BLOCK) for handle in (1, 2)))
-    room.take(0, prompt_tokens=1, output_tokens=1)
+    room.take(0, Size(prompt_tokens=1, output_tokens=1))
     for handle in range(3, 3 + MOST_PASSES):
         line.push(a_generation(handle, prompt_tokens=1, output_tokens=1))
         assert begin_all(line, room) == [handle]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from slipstream.backend.admission import Capacity, Size, size_of
+from slipstream.backend.beam_pipeline import OpenVinoBeams
 from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.bls_call import Part
 from slipstream.backend.bls_text import OutputText
 from slipstream.backend.bls_texts import OutputTexts
+from slipstream.backend.kv_mirror import KvMirror
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import Limits
 from slipstream.backend.postprocessing import read_rows
@@ -22,7 +27,8 @@ from slipstream.backend.sequences import MOST_GENERATIONS, num_generations, read
 from slipstream.backend.stopping import stop_texts
 from slipstream.backend.stream import Stream
 from slipstream.backend.tensors import RequestRefusedError
-from slipstream.backend.trailer import TRAILER_TOKENS
+from slipstream.backend.trailer import TRAILER_TOKENS, read_trailer
+from slipstream.backend.triton import TritonReply
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.engine_bench import Bench, FakeReply, a_request
 from tests.unit.small_tokenizers import byte_level
@@ -106,6 +112,7 @@ def test_a_search_takes_its_settings_and_needs_no_sampling() -> None:
         ({"num_return_sequences": [1, -1]}, "row 1 of the batch: num_return_sequences is -1"),
         ({"beam_width": [5, 1]}, "beam_width is 5, it must be from 1 to 4"),
         ({"beam_width": [2, 2], "min_tokens": [0, 1]}, "row 1 of the batch: beam_width is 2 and min_tokens is 1"),
+        ({"beam_width": [2, 1], "draft_input_ids": [[7], [7]]}, "a draft is of one sequence"),
         ({"beam_width": [2, 1], "bad_words_list": [[[4], [1]], [[4], [1]]]}, "follows no grammar"),
         ({"decoupled": False}, "2 sequences in 2 rows, but the model is not decoupled"),
     ],
@@ -153,6 +160,45 @@ def test_beams_are_filled_up_and_their_trailers_lie_behind_their_tokens() -> Non
     assert {row.trailer.handle for row in read_rows(ends) if row.trailer is not None} == {handle}
 
 
+def test_beams_share_the_blocks_that_the_prompt_fills() -> None:
+    assert Size(prompt_tokens=70, output_tokens=30).blocks == 4
+    assert Size(prompt_tokens=70, output_tokens=30, beams=5).blocks == 2 + 5 * 2
+    capacity = Capacity(max_requests=1, kv_blocks=11, reserves_output=False)
+    assert capacity.at_begin(Size(prompt_tokens=70, output_tokens=300, beams=2)) == 2 + 2 * 10
+    assert "300 in each of 2 beams, which takes 22 KV blocks" in capacity.refusal(
+        Size(prompt_tokens=70, output_tokens=300, beams=2)
+    )
+    assert size_of(a_search()).beams == 3
+
+
+def test_what_fills_a_shorter_beam_up_is_no_trailer() -> None:
+    assert read_trailer([12, -1, -1, -1, -1], 1) is None
+
+
+class GivenUp:
+    """A search for which the pipeline found no room; what it has so far can be read."""
+
+    def get_status(self) -> Any:
+        from openvino_genai import GenerationStatus
+
+        return GenerationStatus.IGNORED
+
+    def can_read(self) -> bool:
+        return True
+
+
+def a_mirror() -> KvMirror:
+    return KvMirror(blocks=8, max_num_tokens=64, max_num_seqs=4, caching=True, splits=True)
+
+
+def test_a_search_without_room_fails_though_it_can_be_read() -> None:
+    message = Stream(handle=1, request=a_search(), vocabulary=None, interval=1).generate_message
+    tokens = OpenVinoBeams(message, GivenUp(), a_mirror()).read()
+    assert tokens is not None
+    assert tokens.ending is Ending.FAILED
+    assert "the KV cache is too small" in tokens.failure
+
+
 def test_a_search_that_is_cancelled_has_as_many_beams_as_were_asked_for() -> None:
     stream = Stream(handle=1, request=a_search(), vocabulary=None, interval=1)
     stream.push(Tokens(1, [], ending=Ending.CANCELLED))
@@ -196,3 +242,61 @@ def test_every_beam_and_every_whole_output_is_a_text_of_its_own() -> None:
     assert texts.push(Part(a, True, {}, other_beams=[b])) == ["a", "b"]
     assert texts.push(Part([*a, *b], True, {}, other_beams=[b])) == ["ab", "b"]
     assert not list(texts.rests())
+
+
+class FakeTriton:
+    """Triton's side of one request: what was sent, as text, and with which flags."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[tuple[str, int]] = []
+        fake: Any = ModuleType("triton_python_backend_utils")
+        fake.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+        fake.Tensor = lambda name, tensor: (name, tensor)
+        fake.InferenceResponse = lambda tensors=(), error=None: error or "tokens"
+        fake.TritonError = lambda message, code: message
+        fake.TritonError.INVALID_ARG = fake.TritonError.UNAVAILABLE = 0
+        fake.TritonModelException = RuntimeError
+        monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+
+    def get_response_sender(self) -> FakeTriton:
+        return self
+
+    def requested_output_names(self) -> list[str]:
+        return ["output_ids", "sequence_length"]
+
+    def send(self, response: str = "nothing", flags: int = 0) -> None:
+        self.sent.append((response, flags))
+
+
+def answers(triton: FakeTriton, *, is_bls_call: bool, is_failing: tuple[bool, ...]) -> list[tuple[str, int]]:
+    """What the client gets of generations that fail or answer, one after the other."""
+    reply = TritonReply(triton)
+    reply.expect(len(is_failing))
+    for fails in is_failing:
+        stream = Stream(handle=1, request=a_request(is_bls_call=is_bls_call), vocabulary=None, interval=1)
+        stream.push(Tokens(1, [10], ending=Ending.LENGTH))
+        piece = stream.take()
+        assert piece is not None
+        if fails:
+            reply.fail(stream, "failed")
+        else:
+            reply.send(stream, piece)
+    return triton.sent
+
+
+def test_the_final_flag_comes_once_and_a_failure_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=False, is_failing=(False, True, False))
+    assert sent == [("tokens", 0), ("failed", 0), ("tokens", 1)]
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=False, is_failing=(False, True))
+    assert sent == [("tokens", 0), ("failed", 1)]
+
+
+def test_a_bls_call_hears_of_a_failure_by_what_is_missing_unless_it_heard_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton loses an error that stands beside other responses of such a call."""
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(True, False))
+    assert sent == [("tokens", 1)]
+    sent = answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(False, True))
+    assert sent == [("tokens", 0), ("nothing", 1)]
+    assert answers(FakeTriton(monkeypatch), is_bls_call=True, is_failing=(True, True)) == [("failed", 1)]

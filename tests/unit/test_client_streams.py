@@ -220,6 +220,18 @@ def test_cancelled_streams_leave_no_connection_behind(long_reply: FakeTriton) ->
         time.sleep(0.01)
 
 
+def test_a_client_that_gave_up_and_was_closed_does_not_go_on_trying() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with TritonClient(address, connect_timeout_s=0.2) as client, pytest.raises(SlipstreamError, match="nothing"):
+            client.generate("x", max_tokens=1)
+        server.listen()
+        server.settimeout(1.5)  # gRPC tries once a second at least
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
 def test_closing_from_another_thread_ends_the_reader(long_reply: FakeTriton) -> None:
     with TritonClient(long_reply.address) as client:
         stream = client.stream("x", max_tokens=9)

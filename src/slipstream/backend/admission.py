@@ -25,30 +25,51 @@ class Capacity:
     kv_blocks: int
     reserves_output: bool  # the whole output (guaranteed_no_evict), or its first block (max_utilization)
 
-    def at_begin(self, *, prompt_tokens: int, output_tokens: int) -> int:
-        """KV blocks that must be free when a request begins."""
-        output = output_tokens if self.reserves_output else min(output_tokens, KV_BLOCK_TOKENS)
-        return blocks_of(prompt_tokens + output)
+    def at_begin(self, size: Size) -> int:
+        """KV blocks that must be free when a request begins; beams tell nothing of their growth, so all of theirs."""
+        if self.reserves_output or size.beams > 1:
+            return size.blocks
+        return blocks_of(size.prompt_tokens + min(size.output_tokens, KV_BLOCK_TOKENS))
 
-    def refusal(self, *, prompt_tokens: int, output_tokens: int) -> str:
+    def refusal(self, size: Size) -> str:
         """Why a request could never run to its end, even alone; empty when it could."""
-        blocks = blocks_of(prompt_tokens + output_tokens)
-        if blocks <= self.kv_blocks:
+        if size.blocks <= self.kv_blocks:
             return ""
+        each, fewer = (f" in each of {size.beams} beams", " or beams") if size.beams > 1 else ("", "")
         return (
-            f"the prompt has {prompt_tokens} tokens and the output up to {output_tokens}, which takes {blocks} KV"
-            f" blocks of {KV_BLOCK_TOKENS} tokens, the KV cache has {self.kv_blocks}: ask for fewer tokens"
+            f"the prompt has {size.prompt_tokens} tokens and the output up to {size.output_tokens}{each}, which takes"
+            f" {size.blocks} KV blocks of {KV_BLOCK_TOKENS} tokens, the KV cache has {self.kv_blocks}: ask for fewer"
+            f" tokens{fewer}"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What a request may come to."""
+
+    prompt_tokens: int
+    output_tokens: int
+    beams: int = 1
+
+    @property
+    def blocks(self) -> int:
+        """KV blocks that it takes in the end; beams share those that the prompt fills."""
+        shared = self.prompt_tokens // KV_BLOCK_TOKENS
+        return shared + self.beams * (blocks_of(self.prompt_tokens + self.output_tokens) - shared)
+
+
+def size_of(request: GenerationRequest | Generate) -> Size:
+    """The size of a request, as its client or the step loop has it."""
+    return Size(
+        prompt_tokens=len(request.prompt_ids),
+        output_tokens=request.stop.max_new_tokens,
+        beams=1 if request.beams is None else request.beams.width,
+    )
 
 
 def blocks_of(tokens: int) -> int:
     """KV blocks that hold `tokens`."""
     return -(-tokens // KV_BLOCK_TOKENS)
-
-
-def most_output_tokens(request: Generate | GenerationRequest) -> int:
-    """Tokens that the output may have; beams share the prompt's KV blocks, and each has its own output."""
-    return request.stop.max_new_tokens * (1 if request.beams is None else request.beams.width)
 
 
 @dataclass(slots=True)
@@ -73,16 +94,14 @@ class Room:
 
     def take_for(self, request: Generate) -> bool:
         """Begin a request, if it fits."""
-        return self.take(
-            request.handle, prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request)
-        )
+        return self.take(request.handle, size_of(request))
 
-    def take(self, handle: int, *, prompt_tokens: int, output_tokens: int) -> bool:
-        """Begin what needs this many tokens, if it fits."""
-        blocks = self.capacity.at_begin(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    def take(self, handle: int, size: Size) -> bool:
+        """Begin what is of this size, if it fits."""
+        blocks = self.capacity.at_begin(size)
         if not self.has_place or self._blocks + blocks > self.capacity.kv_blocks:
             return False
-        self._holdings[handle] = _Holding(prompt_tokens, blocks)
+        self._holdings[handle] = _Holding(size.prompt_tokens, blocks)
         self._blocks += blocks
         return True
 
@@ -106,6 +125,11 @@ class Room:
     def leave(self, handle: int) -> None:
         """End a request that was cancelled: the pipeline frees its blocks at the end of the next step."""
         self._leaving.append(handle)
+
+    @property
+    def is_being_left(self) -> bool:
+        """Blocks are freed by the next step."""
+        return bool(self._leaving)
 
     def end_step(self) -> None:
         """A step is over: what was cancelled before it is free."""
@@ -166,7 +190,4 @@ class WaitingLine:
 def count_waiting(requests: Iterable[GenerationRequest], capacity: Capacity) -> int:
     """How many of the requests in flight, oldest first, wait for the others."""
     room = Room(capacity)
-    return sum(
-        not room.take(place, prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request))
-        for place, request in enumerate(requests)
-    )
+    return sum(not room.take(place, size_of(request)) for place, request in enumerate(requests))

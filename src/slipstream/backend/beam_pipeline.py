@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slipstream.backend.beams import Beam, Beams
+from slipstream.backend.kv_mirror import KvMirror
 from slipstream.backend.messages import Ending, Generate, Tokens
 
 
@@ -27,22 +28,25 @@ def search(config: Any, request: Generate, beams: Beams) -> None:
 class OpenVinoBeams:
     """Keeps the pipeline's handle alive: dropping it would end the search."""
 
-    def __init__(self, request: Generate, handle: Any) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
         self._request = request
         self._handle = handle
+        self._mirror = mirror
+        self._start = mirror.add(request.handle, request.prompt_ids)  # what comes behind the prompt it cannot know
 
     def read(self) -> Tokens | None:
-        failed = out_of_cache(self._request, self._handle)
+        failed = out_of_cache(self._request, self._handle, self._mirror)
         if failed is not None or not self._handle.can_read():
             return failed
+        self._mirror.end(self._request.handle)
         found = sorted(self._handle.read().values(), key=lambda output: output.score, reverse=True)
         best = found[: _wanted(self._request).num_returned]
-        return Tokens(
-            self._request.handle, [], None, _ending(best[0]), beams=tuple(self._beam(output) for output in best)
-        )
+        beams = tuple(self._beam(output) for output in best)
+        return Tokens(self._request.handle, [], None, _ending(best[0]), start=self._start, beams=beams)
 
     def cancel(self) -> None:
         self._handle.cancel()
+        self._mirror.cancel(self._request.handle)
 
     def _beam(self, output: Any) -> Beam:
         ids: list[int] = output.generated_ids
@@ -53,12 +57,13 @@ class OpenVinoBeams:
         return Beam(ids, log_probs, cumulative)
 
 
-def out_of_cache(request: Generate, handle: Any) -> Tokens | None:
+def out_of_cache(request: Generate, handle: Any, mirror: KvMirror) -> Tokens | None:
     """The failure of a generation that the pipeline has given up, none while it goes on."""
     from openvino_genai import GenerationStatus
 
     if handle.get_status() != GenerationStatus.IGNORED:
         return None
+    mirror.end(request.handle)
     failure = "the KV cache is too small for this request: shorten the prompt or the output"
     return Tokens(request.handle, [], None, Ending.FAILED, failure)
 

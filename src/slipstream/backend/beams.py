@@ -26,7 +26,8 @@ _NEUTRAL = (
     ("frequency_penalty", (0.0,)),
     ("min_tokens", (0.0,)),
 )
-_NOT_GIVEN = ("bad_words_list", TYPE, GUIDE, "draft_input_ids")
+_NOT_GIVEN = ("bad_words_list", TYPE, GUIDE)
+_DRAFT = "draft_input_ids"
 _FLAGS = ("return_context_logits", "return_generation_logits")
 
 
@@ -78,11 +79,12 @@ def _refuse_what_excludes(tensors: Tensors, width: int) -> None:
             raise RequestRefusedError(
                 f"{found} and {name} is {value:g}: the engine's beam search leaves it out; leave one of them out"
             )
+    if is_given(tensors, _DRAFT):
+        raise RequestRefusedError(f"{found} and {_DRAFT} is given: a draft is of one sequence; leave one of them out")
     for name in _NOT_GIVEN:
         if is_given(tensors, name) and any(value not in (b"", "") for value in tensors[name].reshape(-1).tolist()):
             raise RequestRefusedError(
-                f"{found} and {name} is given: the engine's beam search follows no grammar and no draft; leave one of"
-                " them out"
+                f"{found} and {name} is given: the engine's beam search follows no grammar; leave one of them out"
             )
     for name in _FLAGS:
         if flag(tensors, name):

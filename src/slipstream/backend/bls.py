@@ -131,8 +131,8 @@ class BusinessLogic:
                 self._engine_model,
                 request_id=request_id,
                 is_abandoned=reply.is_cancelled,
-                parameters=reply.parameters,
                 timeout_us=timeout_us,
+                parameters=reply.parameters,
             )
         if wanted.drafting is not None:
             return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
@@ -141,8 +141,8 @@ class BusinessLogic:
             request_id=request_id,
             is_abandoned=reply.is_cancelled,
             decoupled=self._pair.decoupled,
-            parameters=reply.parameters,
             timeout_us=timeout_us,
+            parameters=reply.parameters,
         )
 
     def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:

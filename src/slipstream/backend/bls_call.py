@@ -69,8 +69,8 @@ class EngineCall:
         request_id: str,
         is_abandoned: Callable[[], bool],
         decoupled: bool = True,
-        parameters: Mapping[str, str] | None = None,
         timeout_us: int = 0,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._request_id = request_id
@@ -121,8 +121,8 @@ class EngineCall:
             model_name=self._model,
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in tensors.items()],
             requested_output_names=["output_ids", "sequence_length", *sorted(outputs)],
-            parameters=self._parameters,
             timeout=self._timeout_us,
+            parameters=self._parameters,
         )
         if not self._decoupled:
             return iter([request.exec(decoupled=False)])

@@ -13,7 +13,7 @@ from slipstream.backend.bls_drafting import Drafting, read_drafting
 from slipstream.backend.prompt import IMAGES, Prompt, PromptSettings, filled_ids, read_prompt, refuse_unserved_text
 from slipstream.backend.sequences import has_beams, num_generations, num_rows
 from slipstream.backend.tensors import RequestRefusedError, Tensors, first_flag, is_given
-from slipstream.backend.trailer import CALL, marker
+from slipstream.backend.trailer import call_marker
 from slipstream.backend.words import padded
 
 # The inputs that preprocessing reads, under its names.
@@ -99,7 +99,7 @@ def _prompt_inputs(prompts: Sequence[Prompt]) -> dict[str, NDArray[Any]]:
         "request_output_len": np.array([[prompt.max_tokens] for prompt in prompts], np.int32),
         "end_id": np.array([[prompt.end_id] for prompt in prompts], np.int32),
         "pad_id": np.array([[prompt.pad_id] for prompt in prompts], np.int32),
-        "prompt_table_extra_ids": np.tile(marker(CALL), (len(prompts), 1)),
+        "prompt_table_extra_ids": np.tile(call_marker(), (len(prompts), 1)),
     }
     words = {
         "stop_words_list": padded([prompt.stop_words for prompt in prompts]),

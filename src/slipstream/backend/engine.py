@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.admission import Capacity, count_waiting, most_output_tokens
+from slipstream.backend.admission import Capacity, count_waiting, size_of
 from slipstream.backend.latency import Tally
 from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
 from slipstream.backend.silence import Silence
 from slipstream.backend.stream import Piece, Stream, Vocabulary
+from slipstream.backend.stream_interval import StreamInterval
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.vllm_families import GAP_S
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
+_STEP_WEIGHT = 0.2
+_LONGEST_STEP_S = 0.5  # what is longer is a pause
 
 
 class Reply(Protocol):
@@ -36,6 +39,9 @@ class Reply(Protocol):
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let Triton say in another way that the client has gone away; `step_s` is the time between two tokens."""
 
 
 class Loop(Protocol):
@@ -90,7 +96,7 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
-        stream_interval: int,
+        stream_interval: StreamInterval,
         changed: threading.Event,
         step_timeout_s: float = 30.0,
     ) -> None:
@@ -111,6 +117,8 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
+        self.step_s = 0.0  # between two of them, lately
+        self._last_step_s = 0.0
         self.speculating_requests = 0  # in the last of them
         self.draft_tokens = 0  # proposed by speculation since the model was loaded
         self.accepted_draft_tokens = 0  # and those of them that were right
@@ -131,7 +139,7 @@ class Engine:
                 handle=next(self._handles),
                 request=request,
                 vocabulary=self._vocabulary,
-                interval=self._stream_interval,
+                interval=self._stream_interval.longest,
             )
             for request in requests
         ]
@@ -150,6 +158,14 @@ class Engine:
         with self._lock:
             if handle in self._in_flight:
                 self._loop.send(Cancel(handle))
+
+    def cancel_with_siblings(self, handle: int) -> None:
+        """End all generations of the request that generation `handle` belongs to."""
+        with self._lock:
+            found = self._in_flight.get(handle)
+            for other, delivery in self._in_flight.items():
+                if found is not None and delivery.reply is found.reply:
+                    self._loop.send(Cancel(other))
 
     def cancel_request(self, request_id: str) -> None:
         """End every generation with Triton's `request_id`; there may be none."""
@@ -201,16 +217,15 @@ class Engine:
         if delivery.stream.expire():
             self.cancel(delivery.stream.handle)
         if delivery.stream.request.wishes.trailer:
-            return  # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing
+            # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
+            delivery.reply.beat(delivery.stream, self.step_s)
+            return
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
     def _admit(self, requests: Sequence[GenerationRequest]) -> None:
         for request in requests:
-            refusal = self._capacity.refusal(
-                prompt_tokens=len(request.prompt_ids), output_tokens=most_output_tokens(request)
-            )
-            if refusal:
+            if refusal := self._capacity.refusal(size_of(request)):
                 raise RequestRefusedError(refusal)
         limit = self._limits.max_queue_size
         if not limit:
@@ -236,7 +251,9 @@ class Engine:
                 self._take(message, touched)
                 while self._loop.has_more() and (message := self._loop.receive()) is not None:
                     self._take(message, touched)
+            interval = self._stream_interval.tokens(len(touched))
             for delivery in touched.values():
+                delivery.stream.interval = interval
                 self._send(delivery)
 
     def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:
@@ -267,6 +284,9 @@ class Engine:
     def _note_iteration(self, step: Step) -> None:
         if step.paused_requests is not None:
             self.iterations += 1
+            now_s = time.monotonic()
+            self.step_s += _STEP_WEIGHT * (min(now_s - self._last_step_s, _LONGEST_STEP_S) - self.step_s)
+            self._last_step_s = now_s
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
             self.tally.preemptions += step.newly_paused

@@ -17,15 +17,17 @@ from slipstream.backend.guide_trial_process import GuideTrialProcess
 from slipstream.backend.logits_process import LogitsProcess
 from slipstream.backend.logits_replies import LogitsQueue, LogitsReply
 from slipstream.backend.orphan import end_with_server
-from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy, stream_interval
+from slipstream.backend.parameters import Limits, ModelConfig, PipelineSettings, speculation_policy
 from slipstream.backend.pipeline import engine_facts, kv_blocks
+from slipstream.backend.presence import Presences
 from slipstream.backend.requests import GenerationRequest, ModelProfile
 from slipstream.backend.sequences import read_requests
 from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.step_process import StepProcess
 from slipstream.backend.stream import Stream, Vocabulary
+from slipstream.backend.stream_interval import StreamInterval
 from slipstream.backend.tensors import RequestRefusedError, Tensors, first_flag
-from slipstream.backend.trailer import read_stop_handle
+from slipstream.backend.trailer import is_watch, read_presence_id, read_stop_handle
 from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
@@ -47,12 +49,13 @@ class EngineModel:
         self._logits = LogitsQueue(LogitsProcess(settings))
         self._vocabulary = _vocabulary(config)
         self._guides = GuideChecks(GuideTrialProcess(settings.engine_dir))
+        self._presences = Presences()
         changed = threading.Event()
         self._engine = Engine(
             lambda: StepProcess(settings),
             limits=limits,
             vocabulary=self._vocabulary,
-            stream_interval=stream_interval(config),
+            stream_interval=StreamInterval.of(config),
             changed=changed,
             step_timeout_s=config.whole("slipstream_step_timeout_s", default=30),
         )
@@ -68,6 +71,7 @@ class EngineModel:
             changed,
             check_period_s=config.whole("cancellation_check_period_ms", default=100) / 1000,
             refresh_period_s=config.whole("stats_check_period_ms", default=100) / 1000,
+            step_s=lambda: self._engine.step_s,
         )
         self._watch.start()
 
@@ -99,6 +103,10 @@ class EngineModel:
         if first_flag(tensors, "stop"):
             self._stop(tensors, request.request_id(), reply)
             return
+        presence_id = read_presence_id(tensors)
+        if presence_id is not None and is_watch(tensors):
+            reply.watch(self._presences, presence_id)
+            return
         generations = read_requests(
             tensors,
             request_id=request.request_id(),
@@ -107,6 +115,8 @@ class EngineModel:
             timeout_us=request.timeout(),
         )
         reply.expect(len(generations))
+        if presence_id is not None:
+            reply.enter(self._presences, presence_id)
         if generations[0].acceptance is not None:
             self._verify(generations[0], reply)
             return
@@ -155,7 +165,7 @@ class EngineModel:
     def _stop(self, tensors: Tensors, request_id: str, reply: TritonReply) -> None:
         handle = read_stop_handle(tensors)
         if handle is not None:
-            self._engine.cancel(handle)
+            self._engine.cancel_with_siblings(handle)
         elif request_id:
             self._guides.stop(request_id)
             self._engine.cancel_request(request_id)

@@ -103,6 +103,10 @@ class LogitsReply:
         """The client has gone away."""
         return self._reply.is_cancelled()
 
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let the ensemble ask whether its client is still there."""
+        self._reply.beat(stream, step_s)
+
     def _finish(self, stream: Stream, piece: Piece, wish: LogitsWish, rows: Rows) -> None:
         prompt_ids, output_ids = stream.request.prompt_ids, self._output_ids[stream.handle]
         try:

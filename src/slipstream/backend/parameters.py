@@ -21,18 +21,15 @@ class ModelConfig:
 
     name: str
     decoupled: bool
-    max_queue_size: int  # requests that may wait; 0: no limit
     parameters: dict[str, str]
 
     @classmethod
     def of(cls, model_config: str) -> ModelConfig:
         """Read the JSON text in `args["model_config"]`."""
         config: dict[str, Any] = json.loads(model_config)
-        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
         return cls(
             name=config["name"],
             decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
-            max_queue_size=int(queue.get("max_queue_size", 0)),
             parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
         )
 
@@ -85,7 +82,7 @@ class PipelineSettings:
     enable_kv_cache_reuse: bool
     enable_chunked_context: bool
     kv_cache_tokens: int | None = None  # none: as many as `kv_cache_gib` holds
-    prefill_chunk_tokens: int = 512
+    prefill_chunk_tokens: int = 256
     reserves_output: bool = True
     speculation: Speculation | None = None
 
@@ -107,21 +104,10 @@ class PipelineSettings:
             enable_kv_cache_reuse=config.flag("enable_kv_cache_reuse", default=True),
             enable_chunked_context=config.flag("enable_chunked_context", default=True),
             kv_cache_tokens=config.whole("max_tokens_in_paged_kv_cache", default=0) or None,
-            prefill_chunk_tokens=config.whole("slipstream_prefill_chunk_tokens", default=512),
+            prefill_chunk_tokens=config.whole("slipstream_prefill_chunk_tokens", default=256),
             reserves_output=config.parameters.get("batch_scheduler_policy") != "max_utilization",
             speculation=_speculation(config),
         )
-
-
-def stream_interval(config: ModelConfig) -> int:
-    """Tokens in a streamed response."""
-    interval = config.whole("slipstream_stream_interval", default=1)
-    if interval < 1:
-        raise SlipstreamError(
-            f"{config.name}/config.pbtxt: slipstream_stream_interval is {interval}, it must be at least 1",
-            mend="correct runtime.stream_interval, and render again",
-        )
-    return interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +140,7 @@ class Limits:
             else min(max_input_len, settings.max_num_tokens),
             max_seq_len=max_seq_len,
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
-            max_queue_size=config.max_queue_size,
+            max_queue_size=config.whole("slipstream_max_queue_size", default=0),
             vocab_size=vocab_size,
             max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
             kv_blocks=kv_blocks,

@@ -20,6 +20,10 @@ from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
 KV_BLOCK_TOKENS = BLOCK_TOKENS
+NOT_FINITE = (
+    "the model's logits hold NaN or infinity after this prompt: its weights are damaged, or its numbers overflow; build"
+    " the engine again, or set runtime.execution to accuracy"
+)
 _SCALE_BYTES = 8  # a float32 scale and a float32 zero point
 
 
@@ -62,6 +66,7 @@ class OpenVinoPipeline:
         import openvino_genai
 
         self._speculation = speculation
+        self._not_finite_id: int | None = engine_facts(settings.engine_dir).get("not_finite_id")
         properties = _properties(settings) | _speculative(settings, speculation)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             str(settings.engine_dir), _scheduler(settings), "CPU", properties
@@ -88,8 +93,8 @@ class OpenVinoPipeline:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
         if request.beams is not None:
-            return OpenVinoBeams(request, handle)
-        return OpenVinoGeneration(request, handle, self._mirror)
+            return OpenVinoBeams(request, handle, self._mirror)
+        return OpenVinoGeneration(request, handle, self._mirror, self._not_finite_id)
 
     def step(self) -> None:
         self._mirror.begin_step(time.monotonic_ns())
@@ -122,8 +127,9 @@ class OpenVinoPipeline:
 class OpenVinoGeneration:
     """Keeps the pipeline's handle alive: dropping it would end the request."""
 
-    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None) -> None:
         self._request = request
+        self._not_finite_id = not_finite_id
         self._handle = handle
         self._mirror = mirror
         self._start: Start | None = mirror.add(request.handle, request.prompt_ids)
@@ -134,6 +140,9 @@ class OpenVinoGeneration:
             return self._ending_without_tokens()
         output = next(iter(self._handle.read().values()))
         ids: list[int] = output.generated_ids
+        if self._not_finite_id in ids:
+            self.cancel()
+            return Tokens(self._request.handle, [], None, Ending.FAILED, NOT_FINITE)
         log_probs = output.generated_log_probs if self._request.log_probs else None
         self._count += len(ids)
         ending = _ending(output.finish_reason)
@@ -151,10 +160,7 @@ class OpenVinoGeneration:
         self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
-        failed = out_of_cache(self._request, self._handle)
-        if failed is not None:
-            self._mirror.end(self._request.handle)
-        return failed
+        return out_of_cache(self._request, self._handle, self._mirror)
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings, filled_ids, read_prompt, refuse_unserved_text
 from slipstream.backend.tensors import RequestRefusedError
-from slipstream.backend.trailer import marker
+from slipstream.backend.trailer import ensemble_marker
 from slipstream.backend.triton import error_response, input_tensors, response
 from slipstream.backend.words import padded
 from slipstream.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def prepare(tensors: Mapping[str, NDArray[Any]], settings: PromptSettings) -> di
         "REQUEST_OUTPUT_LEN": np.array([[prompt.max_tokens] for prompt in prompts], np.int32),
         "OUT_END_ID": np.array([[prompt.end_id] for prompt in prompts], np.int32),
         "OUT_PAD_ID": np.array([[prompt.pad_id] for prompt in prompts], np.int32),
-        "OUT_PROMPT_TABLE_EXTRA_IDS": np.tile(marker(), (batch, 1)),
+        "OUT_PROMPT_TABLE_EXTRA_IDS": np.tile(ensemble_marker(), (batch, 1)),
     }
 
 

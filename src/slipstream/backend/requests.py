@@ -10,6 +10,7 @@ Where this engine differs from TensorRT-LLM's (its `penaltyKernels.cu`):
 - `presence_penalty` and `frequency_penalty` count the tokens of the output alone, there the prompt's as well.
   `repetition_penalty` covers prompt and output on both.
 - The penalties act on the model's logits and `temperature` on what they leave, there the other way round.
+- The end token of a beam counts in its `cum_log_probs`, as there; that of a single sequence does not.
 - Log-probs are the model's own, over the whole vocabulary, before penalties, temperature and bad words.
 
 A seed makes sampling repeatable as long as the logits are. In the performance mode these depend, in their last digits,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backend.beams import Beam
-from slipstream.backend.requests import Place
+from slipstream.backend.requests import ALONE, Place
 from slipstream.backend.stream import Piece, Stream
 from slipstream.backend.trailer import Trailer
 
@@ -22,10 +22,9 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
     the tokens and log-probs of shorter beams stands -1.
     """
     wishes = stream.request.wishes
-    beams = piece.beams or (Beam(piece.ids, piece.log_probs, piece.cumulative_log_prob),)
-    prompt = stream.request.prompt_ids if wishes.echo_prompt else []
-    lengths = [len(prompt) + len(beam.ids) for beam in beams]
-    trailer: list[int] = []
+    beams: Sequence[Beam | Piece] = piece.beams or (piece,)
+    outputs = [[*stream.request.prompt_ids, *beam.ids] if wishes.echo_prompt else beam.ids for beam in beams]
+    lengths = [len(ids) for ids in outputs]
     if wishes.trailer:
         trailer = Trailer(
             handle=stream.handle,
@@ -33,9 +32,10 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
             is_last=piece.is_last,
             only_special_before=piece.only_special_before,
         ).as_ids()
+        outputs = [[*ids, *trailer] for ids in outputs]
     tensors: dict[str, NDArray[Any]] = {
         "sequence_length": np.array([lengths], np.int32),
-        "output_ids": np.array([_filled([[*prompt, *beam.ids, *trailer] for beam in beams])], np.int32),
+        "output_ids": np.array([_filled(outputs)], np.int32),
     }
     if wishes.log_probs:
         tensors["output_log_probs"] = np.array([_filled([beam.log_probs for beam in beams])], np.float32)
@@ -48,13 +48,16 @@ def response_tensors(stream: Stream, piece: Piece, requested: Collection[str]) -
         tensors |= _perf_tensors(stream)
     if stream.logits is not None and piece.is_last:
         tensors |= stream.logits.tensors()
-    tensors |= place_tensors(stream.request.place)
+    if stream.request.place is not ALONE:
+        tensors |= place_tensors(stream.request.place)
     return {name: tensor for name, tensor in tensors.items() if name in requested}
 
 
 def _filled(rows: Sequence[list[Any]]) -> list[list[Any]]:
+    if len(rows) == 1:
+        return [rows[0]]
     longest = max(map(len, rows))
-    return [[*row, *[-1] * (longest - len(row))] for row in rows] if len(rows) > 1 else [rows[0]]
+    return [[*row, *[-1] * (longest - len(row))] for row in rows]
 
 
 def place_tensors(place: Place) -> dict[str, NDArray[Any]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from slipstream.backend.requests import GenerationRequest, ModelProfile, Place, Sampling, read_request
+from slipstream.backend.requests import ALONE, GenerationRequest, ModelProfile, Place, Sampling, read_request
 from slipstream.backend.tensors import RequestRefusedError, Tensors, integer, is_given
 
 MOST_GENERATIONS = 256  # of one request: a number of sequences is cheap to ask for
@@ -96,6 +96,8 @@ def _of_row(
     batch_index = row if rows > 1 else None
     for number in range(1 if request.beams is not None else wanted):
         place = Place(batch_index=batch_index, sequence_index=number if wanted > 1 else None)
+        # Every response asks whether its generation is alone: identity is the cheapest answer.
+        place = ALONE if place == ALONE else place
         yield replace(request, sampling=_drawn_anew(request, number), place=place)
 
 

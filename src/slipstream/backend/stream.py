@@ -50,14 +50,14 @@ class Piece:
 class Stream:
     """Collects one generation's tokens; `take` gives what may be sent now.
 
-    A piece has at least `interval` tokens, save the first, which waits for nothing, and the last.
+    A piece has at least `interval` tokens, save the first, which waits for nothing, and the last; it may be changed.
     `RequestRefusedError` when its bad words cannot be banned, or when beams cannot be told its stop words.
     """
 
     def __init__(
         self, *, handle: int, request: GenerationRequest, vocabulary: Vocabulary | None, interval: int
     ) -> None:
-        self._interval = interval
+        self.interval = interval
         self.handle = handle
         self.request = request
         self.timings = Timings(arrival_ns=time.monotonic_ns())
@@ -175,7 +175,7 @@ class Stream:
         return self._beams or (() if wanted is None else (Beam([], [], 0.0),) * wanted.num_returned)
 
     def _is_releasable(self) -> bool:
-        least = self._interval if self.has_sent_tokens else 1
+        least = self.interval if self.has_sent_tokens else 1
         if len(self._ids) < least or not self.request.wishes.streaming:
             return False
         return self._characters is None or self._characters.end_whole(self._ids)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.presence import Presence, Presences, beat_tensors
 from slipstream.backend.responses import response_tensors
 from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.stream import Piece, Stream
@@ -105,10 +106,27 @@ class TritonReply:
         self._generations_left = 1
         self._has_sent = False
         self._lock = threading.Lock()
+        self._presences: Presences | None = None
+        self._presence: Presence | None = None
 
     def expect(self, generations: int) -> None:
         """So many generations will answer; to be said before the first one does."""
         self._generations_left = generations
+
+    def enter(self, presences: Presences, presence_id: int) -> None:
+        """The request came through the ensemble under `presence_id`."""
+        self._presences, self._presence = presences, presences.enter(presence_id)
+
+    def watch(self, presences: Presences, presence_id: int) -> None:
+        """The request is the watch of the one under `presence_id`."""
+        presences.attach(presence_id, self._sender)
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let the ensemble ask whether its client is still there, unless tokens of a stream do so."""
+        if self._presence is not None and self._presences is not None:
+            has_tokens_flowing = stream.has_sent_tokens and stream.request.wishes.streaming
+            quiet_s = self._presences.quiet_s + (step_s if has_tokens_flowing else 0.0)
+            self._presence.beat(lambda: response(beat_tensors(stream.handle)), quiet_s)
 
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response; the final flag travels with the last one of all generations."""
@@ -117,10 +135,13 @@ class TritonReply:
         if piece.is_last:
             self._end_one(tensors)
         else:
+            if self._presence is not None:
+                self._presence.touch()
             self._sender.send(tensors)
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
+        self._leave()
         self._sender.end(error_response(message))
 
     def fail(self, stream: Stream, message: str) -> None:
@@ -139,6 +160,7 @@ class TritonReply:
             self._generations_left -= 1
             is_final = self._generations_left == 0
         if is_final:
+            self._leave()
             self._sender.end(last)
         elif last is not None:
             self._sender.send(last)
@@ -146,6 +168,11 @@ class TritonReply:
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
         self._sender.end(None if decoupled else response(_no_tokens()))
+
+    def _leave(self) -> None:
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            presence.end()
 
 
 class TextReply:

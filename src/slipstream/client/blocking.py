@@ -80,20 +80,18 @@ class Stream(Iterator[Chunk]):
         try:
             message = next(self._call)
         except (StopIteration, grpc.RpcError):
-            self._end_reading()
+            self._is_reading = False
+            self._release()
             raise
-        self._end_reading()
+        self._is_reading = False
+        if self._reply.is_over:  # closed meanwhile, by another thread
+            self._release()
         return message
 
-    def _end_reading(self) -> None:
-        self._is_reading = False
-        if self._reply.is_over:
-            self._release()
-
     def _release(self) -> None:
-        """Take what a cancelled call still has to say: with it on its queue the connection would never close.
+        """Take what a call that is over still has to say: with it on its queue the connection would never close.
 
-        A call that has no thread of gRPC's reads for itself, but not after `cancel` (grpcio 1.85).
+        A call that has no thread of gRPC's reads for itself, but nothing after its failure (grpcio 1.85).
         """
         with self._releasing:
             while self._call._state.due:  # noqa: SLF001 - gRPC has no public way

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from slipstream.backend.characters import Characters
 from slipstream.backend.pieces_of_text import PieceDecoder
@@ -147,6 +148,7 @@ def try_streams(families: Mapping[str, Tokenizer], streams: int, seed: int, repo
         rows.append(_row(family))
     return {
         "provenance": provenance(),
+        "tokenizers": version("tokenizers"),
         "streams": streams,
         "seed": seed,
         "seconds": round(time.monotonic() - started),

@@ -27,6 +27,7 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(name="slipstream_kv_cache_gib", kind="uint", required=True, meaning="memory for the KV cache, in GiB"),
     Parameter(name="slipstream_max_batch_size", kind="uint", required=True, meaning="requests in one iteration"),
+    Parameter(name="slipstream_max_queue_size", kind="uint", default=0, meaning="requests that may wait; 0: no limit"),
     Parameter(name="slipstream_max_num_tokens", kind="uint", required=True, meaning="tokens in one iteration"),
     Parameter(name="slipstream_max_seq_len", kind="uint", required=True, meaning="prompt and output of one request"),
     Parameter(name="slipstream_max_input_len", kind="uint", required=True, meaning="prompt tokens of one request"),
@@ -36,7 +37,13 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         required=True,
         minimum=1,
         maximum=64,
-        meaning="tokens in a streamed response; the first comes at once",
+        meaning="tokens in a streamed response, or the most of them; the first comes at once",
+    ),
+    Parameter(
+        name="slipstream_stream_interval_adapts",
+        kind="bool",
+        default="false",
+        meaning="one token for every 8 streams that a step brings tokens for, up to the most",
     ),
     Parameter(
         name="slipstream_speculation_mode",

@@ -47,7 +47,7 @@ class DeploymentSpec(Group):
             raise ValueError(f"runtime.tensorrt_llm has parameters of the C++ backend, engine.target is {target}")
         if target != "llmapi" and runtime.llmapi != LlmApiSpec():
             raise ValueError(f"runtime.llmapi has arguments of the LLM API, engine.target is {target}")
-        if target != "openvino" and runtime.stream_interval > 1:
+        if target != "openvino" and runtime.stream_interval != 1:
             raise ValueError(
                 f"runtime.stream_interval is {runtime.stream_interval}, target {target} sends each token by itself"
             )

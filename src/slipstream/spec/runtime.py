@@ -159,7 +159,7 @@ class RuntimeSpec(Group):
     enable_kv_cache_reuse: bool = Field(default=True, description="reuse the KV blocks of a shared prefix")
     enable_chunked_context: bool = Field(default=True, description="split long prompts over iterations")
     prefill_chunk_tokens: int = Field(
-        512,
+        256,
         ge=32,
         le=65536,
         description="tokens of prompts that the CPU engine reads in one step beside running streams",
@@ -178,8 +178,10 @@ class RuntimeSpec(Group):
         description="a response that is not streamed leaves out the prompt, unless the request says otherwise",
     )
     cancellation_check_period_ms: int = Field(10, ge=1, le=10_000, description="how often cancellations are looked for")
-    stream_interval: int = Field(
-        1, ge=1, le=64, description="tokens in a streamed response of the CPU engine; the first comes at once"
+    stream_interval: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="tokens in a streamed response of the CPU engine; the first comes at once; auto: one for every 8"
+        " streams that a step brings tokens for, from 1 up to 8",
     )
     speculation: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_word)] = Field(
         "auto",
