@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slipstream.backend.messages import Ending, Generate, Tokens
-from slipstream.backend.requests import Penalties, StopRules
+from slipstream.backend.requests import Penalties, StopRules, read_request
 from slipstream.backend.speculating_pipeline import SpeculatingGeneration, SpeculatingPipeline
 from slipstream.backend.speculation import Speculation, Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.words import pack
+from tests.unit.test_backend_requests import a_profile, tensors
 
 LOOKUP = Speculation(max_draft_len=3, draft_engine_dir=None)
 DRAFT = Speculation(max_draft_len=3, draft_engine_dir=Path("/draft"))
@@ -146,6 +149,7 @@ def test_a_word_that_is_none_is_refused() -> None:
     [
         ({"is_greedy": False}, "drawn"),
         ({"has_draft": True}, "draft_input"),
+        ({"has_beams": True}, "beam search"),
         ({"has_least_length": True}, "min_tokens"),
         ({"has_grammar": True}, "guide"),
     ],
@@ -161,6 +165,26 @@ def test_what_cannot_speculate_runs_without_or_is_refused_where_it_insists(
 def test_what_cannot_be_moved_speculates_only_where_it_insists() -> None:
     assert settled(None, "auto", counts_output=True) == "off"
     assert settled("on", "auto", counts_output=True) == "on"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wish"),
+    [
+        ({}, "on"),
+        ({"repetition_penalty": [1.2]}, "on"),
+        ({"stop_words_list": pack([[4]])}, "on"),
+        ({"runtime_top_k": [5]}, "off"),
+        ({"min_tokens": [2]}, "off"),
+        ({"min_tokens": [2], "end_id": [-1]}, "on"),
+        ({"bad_words_list": pack([[4]])}, "off"),
+        ({"draft_input_ids": [[4]]}, "off"),
+        ({"beam_width": [2], "num_return_sequences": [2]}, "off"),
+    ],
+)
+def test_what_a_request_asks_for_besides_decides(changes: dict[str, Any], wish: Wish) -> None:
+    limits = replace(a_profile().limits, max_beam_width=2)
+    profile = replace(a_profile(), speculation="on", limits=limits)
+    assert read_request(tensors(**changes), request_id="", profile=profile).speculation == wish
 
 
 def test_a_request_that_insists_speculates_and_is_counted() -> None:

@@ -162,7 +162,8 @@ def read_request(
 def _speculation(request: GenerationRequest, asked: str | None, profile: ModelProfile) -> Wish:
     penalties, stop = request.penalties, request.stop
     traits = Traits(
-        is_greedy=request.sampling is None and request.beams is None,
+        is_greedy=request.sampling is None,
+        has_beams=request.beams is not None,
         has_draft=bool(request.draft_ids),
         has_least_length=stop.min_new_tokens > 0 and stop.end_id is not None,
         has_grammar=bool(stop.guide or stop.bad_words),

@@ -238,4 +238,5 @@ def _joined(first: Tokens, second: Tokens) -> Tokens:
         first.start,
         drafted=first.drafted + second.drafted,
         accepted=first.accepted + second.accepted,
+        beams=second.beams,
     )

@@ -37,6 +37,7 @@ class Traits:
     """What of a request decides whether it can speculate."""
 
     is_greedy: bool
+    has_beams: bool = False
     has_draft: bool = False  # it brings one
     has_least_length: bool = False
     has_grammar: bool = False
@@ -60,15 +61,14 @@ def settle_wish(asked: str | None, policy: Wish | None, traits: Traits) -> Wish:
 
 
 def _obstacle(policy: Wish | None, traits: Traits) -> str:
-    if policy is None:
-        return "the deployment has no engine.speculation"
-    if not traits.is_greedy:
-        return "tokens are drawn, or beams searched, and speculation is for greedy decoding"
-    if traits.has_draft:
-        return "draft_input_ids brings draft tokens already"
-    if traits.has_least_length:
+    """Why a request cannot speculate; empty where it can."""
+    obstacles = {
+        "the deployment has no engine.speculation": policy is None,
+        "tokens are drawn, and speculation is for greedy decoding": not traits.is_greedy,
+        "a beam search keeps several texts at once": traits.has_beams,
+        "draft_input_ids brings draft tokens already": traits.has_draft,
         # It bars the end id by the length of the text before the draft: an end id inside a draft would be accepted.
-        return "min_tokens is not kept within a draft"
-    if traits.has_grammar:
-        return "a guide, or a grammar without bad words, is followed token by token"
-    return ""
+        "min_tokens is not kept within a draft": traits.has_least_length,
+        "a guide, or a grammar without bad words, is followed token by token": traits.has_grammar,
+    }
+    return next((obstacle for obstacle, is_there in obstacles.items() if is_there), "")
