@@ -21,6 +21,11 @@ WORKING = [(model, tensor) for model, tensor in INPUTS if input_status(model, te
 DTYPES = {"STRING": np.object_, "FP16": np.float16, "FP32": np.float32, "BOOL": np.bool_}
 # What asks for something that can be had together with a plain request; all others stand in `a_request` already.
 WANTED: dict[str, Any] = {
+    "beam_width": 2,
+    "early_stopping": True,
+    "len_penalty": 1.0,
+    "length_penalty": 1.0,
+    "num_return_sequences": 2,
     "bad_words": "Paris",
     "bad_words_list": np.array([[[40], [1]]], np.int32),
     "end_id": 2,

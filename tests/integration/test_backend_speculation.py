@@ -10,6 +10,7 @@ import pytest
 
 from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import Served, serve_copy
+from tests.integration.test_backend_metrics import Scrape, scrape, scrape_until
 from tests.integration.triton_calls import Response, Stream, ask, prompt_of, token_ids, wait_for_active
 
 ENGINE = "tensorrt_llm"
@@ -98,6 +99,17 @@ def test_where_it_is_measured_first_nothing_speculates_at_once(speculating: Serv
     assert counts(generate(speculating, prompts[0], "auto")) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_a_request_for_text_says_what_it_wants_too(speculating: Served, model: str) -> None:
+    inputs = {"text_input": TEXTS[0], "max_tokens": TOKENS, "end_id": -1, "return_perf_metrics": True, "stream": True}
+    drafted, none = (
+        sum(float(response["total_draft_tokens"].item()) for response in responses if "total_draft_tokens" in response)
+        for wish in ("on", "off")
+        for responses in [ask(speculating, model, parameters={"speculation": wish}, **inputs)]
+    )
+    assert drafted > 0 == none
+
+
 def test_drawn_tokens_come_without_and_are_refused_where_speculation_is_asked_for(
     speculating: Served, prompts: list[list[int]]
 ) -> None:
@@ -127,3 +139,17 @@ def test_a_speculating_client_that_goes_away_frees_the_engine(speculating: Serve
     assert stream.next() is not None
     stream.close()
     wait_for_active(speculating, 0)
+
+
+def test_the_metrics_count_what_the_responses_tell(speculating: Served, prompts: list[list[int]]) -> None:
+    wait_for_active(speculating, 0)
+    totals = ("vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_accepted_tokens_total")
+    before = scrape(speculating)
+    drafted, accepted, _ = counts(generate(speculating, prompts[0]))
+    wait_for_active(speculating, 0)
+
+    def risen(got: Scrape) -> list[float]:
+        return [got.samples[name][0][1] - before.samples[name][0][1] for name in totals]
+
+    got = scrape_until(speculating, lambda got: risen(got)[0] > 0, "drafts are counted")
+    assert risen(got) == [drafted, accepted]

@@ -47,6 +47,7 @@ class Stream:
         *,
         request_id: str = "",
         priority: int = 0,
+        timeout_us: int | None = None,
         parameters: Mapping[str, str] | None = None,
         **values: Any,
     ) -> None:
@@ -57,6 +58,7 @@ class Stream:
             inputs(values),
             request_id=request_id,
             priority=priority,
+            timeout=timeout_us,
             enable_empty_final_response=True,
             parameters=parameters,
         )
@@ -112,11 +114,11 @@ def inputs(values: Mapping[str, Any]) -> list[Any]:
     return built
 
 
-def ask(served: Served, model: str, **values: Any) -> list[Response]:
+def ask(served: Served, model: str, *, parameters: Mapping[str, str] | None = None, **values: Any) -> list[Response]:
     """All responses to one request to a decoupled model."""
     stream = Stream(served)
     try:
-        stream.start(model, **values)
+        stream.start(model, parameters=parameters, **values)
         return stream.rest()
     finally:
         stream.close()

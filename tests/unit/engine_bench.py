@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slipstream.backend.engine import Engine
-from slipstream.backend.messages import FromLoop, Step, Tokens, ToLoop
+from slipstream.backend.messages import Begun, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest, OutputWishes, Penalties, StopRules
 from slipstream.backend.stream import Piece, Stream
@@ -68,6 +68,9 @@ class FakeLoop:
     def memory_bytes(self) -> int:
         return 4096
 
+    def kill(self) -> None:
+        self._said.put(None)
+
     def close(self) -> None:
         self._said.put(None)
 
@@ -80,9 +83,11 @@ class FakeLoop:
         kv_cache_usage: float = 0.5,
         paused_requests: int | None = 0,
         newly_paused: int = 0,
+        begun: tuple[int, ...] = (),
     ) -> None:
+        noted = tuple(Begun(handle, 1) for handle in begun)
         self.count_said += 1
-        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests, newly_paused))
+        self._said.put(Step(list(tokens), kv_cache_usage, paused_requests, newly_paused, begun=noted))
 
     def die(self) -> None:
         self._said.put(None)

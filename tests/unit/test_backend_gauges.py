@@ -17,9 +17,9 @@ from tests.unit.engine_bench import Bench, FakeReply, a_request
 def test_the_gauges_tell_reading_writing_paused_and_waiting_requests_apart() -> None:
     bench = Bench(max_batch_size=3)
     writing, replies = [bench.engine.submit(a_request(), FakeReply()) for _ in range(2)], [FakeReply(), FakeReply()]
-    for reply in replies:
-        bench.engine.submit(a_request(), reply)
-    bench.loops[0].say(*(Tokens(handle, [10]) for handle in writing), kv_cache_usage=0.25, paused_requests=1)
+    reading, _waiting = [bench.engine.submit(a_request(), reply) for reply in replies]
+    tokens = [Tokens(handle, [10]) for handle in writing]
+    bench.loops[0].say(*tokens, kv_cache_usage=0.25, paused_requests=1, begun=(*writing, reading))
     while bench.engine.kv_cache_usage != 0.25 or sum(s.tokens_generated for s in bench.engine.streams()) != 2:
         time.sleep(0.001)
     values = gauge_values(bench.engine, bench.limits, max_kv_blocks=8)

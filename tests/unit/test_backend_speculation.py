@@ -230,3 +230,13 @@ def test_cancelling_the_last_request_frees_it_with_the_next_step() -> None:
     both.pipeline.step()
     assert both.speculative.generations == []
     assert both.pipeline.speculating() == 0
+
+
+def test_what_was_cancelled_is_freed_also_when_another_begins_before_the_next_step() -> None:
+    both = Both()
+    generation = both.begin("on")
+    both.pipeline.step()
+    generation.cancel()
+    both.begin("auto")
+    both.pipeline.step()
+    assert both.speculative.generations == []

@@ -90,6 +90,15 @@ def test_requests_that_lose_are_told_to_stop() -> None:
     assert control.must_stop(1, PROMPT_TOKENS)
 
 
+def test_requests_that_win_stop_as_well_when_the_account_cannot_pay_for_moving_them() -> None:
+    control = a_control(steps=20_000)
+    assert control.may_begin(1, PROMPT_TOKENS)
+    for _ in range(2 * TRIAL_STEPS):
+        control.note_speculative(1, 3, 0, 1.2 * PLAIN_S)
+    assert not control.must_stop(1, PROMPT_TOKENS)
+    assert control.must_stop(1, 100 * PROMPT_TOKENS)
+
+
 @pytest.mark.parametrize("streams", [1, 4, 16])
 @pytest.mark.parametrize("forecasts", [True, False])
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from multiprocessing import Pipe
 from typing import Any
 
+from slipstream.backend.admission import Capacity
 from slipstream.backend.messages import Cancel, Ending, Generate, Ready, Tokens
 from slipstream.backend.requests import Penalties, StopRules
 from slipstream.backend.step_loop import StepLoop
@@ -72,9 +73,10 @@ class FakePipeline:
 
 
 @contextmanager
-def a_running_loop(*, max_batch_size: int = 8) -> Iterator[Any]:
+def a_running_loop(*, max_batch_size: int = 8, kv_blocks: int = 10**9, reserves_output: bool = True) -> Iterator[Any]:
     ours, theirs = Pipe()
-    thread = threading.Thread(target=StepLoop(FakePipeline, theirs, max_batch_size=max_batch_size).run)
+    capacity = Capacity(max_requests=max_batch_size, kv_blocks=kv_blocks, reserves_output=reserves_output)
+    thread = threading.Thread(target=StepLoop(FakePipeline, theirs, capacity=capacity).run)
     thread.start()
     assert ours.recv() == Ready(1024)
     yield ours
@@ -219,3 +221,34 @@ def test_a_request_that_gets_no_more_tokens_is_counted_as_paused_once() -> None:
     assert max(step.paused_requests for step in steps) == 1
     assert sum(step.newly_paused for step in steps) == 1
     assert [step.ended_ns for step in steps] == sorted({step.ended_ns for step in steps})
+
+
+def test_a_request_waits_until_its_kv_blocks_are_free() -> None:
+    with a_running_loop(kv_blocks=2) as channel:
+        channel.send(a_generation(1, tokens=60))
+        channel.send(a_generation(2, tokens=60))
+        channel.send(a_generation(3, prompt=99))
+        got = collect_all(channel, 1, 2, 3)
+    assert [tokens.handle for tokens in got if tokens.ids] == [1] * 60 + [2] * 60
+    assert {tokens.handle: tokens.ending for tokens in got}[3] is Ending.FAILED, "one that was refused holds no blocks"
+
+
+def test_the_blocks_of_a_cancelled_request_go_to_the_next_one() -> None:
+    with a_running_loop(kv_blocks=10) as channel:
+        channel.send(a_generation(1, tokens=319))
+        channel.send(Cancel(1))
+        channel.send(a_generation(2, tokens=310))
+        assert collect_all(channel, 1, 2)[-1].ending is Ending.LENGTH
+
+
+def test_a_request_is_told_once_when_it_begins() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=105, tokens=1))
+        channel.send(a_generation(2, tokens=1))
+        begun: list[int] = []
+        endings = 0
+        while endings < 2:
+            step = channel.recv()
+            begun += [each.handle for each in step.begun]
+            endings += sum(tokens.ending is not None for tokens in step.tokens)
+    assert begun == [1, 2]

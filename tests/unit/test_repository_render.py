@@ -110,7 +110,7 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "tokenizer_dir": "/models/smollm2-135m-cpu/model",
         "guided_decoding_backend": "",
         "xgrammar_tokenizer_info_path": "",
-        "max_beam_width": "1",
+        "max_beam_width": "16",
         "batch_scheduler_policy": "guaranteed_no_evict",
         "enable_kv_cache_reuse": "true",
         "enable_chunked_context": "true",
@@ -126,6 +126,9 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_max_input_len": "2047",
         "slipstream_stream_interval": "4",
         "slipstream_stream_interval_adapts": "false",
+        "slipstream_prefill_chunk_tokens": "512",
+        "slipstream_request_timeout_s": "0",
+        "slipstream_step_timeout_s": "30",
     }
 
 

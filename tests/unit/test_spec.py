@@ -205,7 +205,7 @@ def test_a_value_in_the_wrong_form_is_explained(root: Path, override: str, said:
         (DEFAULT, ("runtime.engine_instances=2",), "the CPU engine runs one"),
         (GPU, ("runtime.stream_interval=auto",), "stream_interval is auto, target tensorrt_llm sends each token"),
         (GPU, ("runtime.stream_interval=2",), "stream_interval is 2, target tensorrt_llm sends each token by itself"),
-        (DEFAULT, ("engine.max_beam_width=2",), "needs target tensorrt_llm"),
+        (DEFAULT, ("engine.max_beam_width=9", "engine.max_num_tokens=8"), "the limit is max_num_tokens = 8"),
         (DEFAULT, ("runtime.tensorrt_llm.cuda_graph_mode=true",), "parameters of the C++ backend"),
         (DEFAULT, ("runtime.llmapi.cuda_graph=false",), "arguments of the LLM API"),
         (DEFAULT, ("engine.trtllm_build.tokens_per_block=64",), "target openvino does not run it"),

@@ -93,11 +93,17 @@ class BlockPool:
             if self._by_key.get(block.key) is twin:
                 self._by_key[block.key] = block
         self._unused[block.key] = block
-        heapq.heappush(self._oldest, (block.stamp, block.key))
+        self._queue(block)
 
     def _touch(self, block: Block) -> None:
         block.stamp = self._clock
         self._clock += 1
+
+    def _queue(self, block: Block) -> None:
+        heapq.heappush(self._oldest, (block.stamp, block.key))
+        if len(self._oldest) > 2 * self.blocks:  # as long as some are free, nothing takes the stale ones out
+            self._oldest = [(block.stamp, key) for key, block in self._unused.items()]
+            heapq.heapify(self._oldest)
 
     def _pop_oldest(self) -> Block:
         while True:

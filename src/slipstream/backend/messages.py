@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.requests import Penalties, Sampling, StopRules
 from slipstream.backend.speculation import Wish
 
@@ -32,6 +33,8 @@ class Generate:
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
     speculation: Wish = "off"
+    beams: Beams | None = None
+    stop_texts: tuple[str, ...] = ()  # with beams: the pipeline watches for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Tokens:
     start: Start | None = None  # with the first ids
     drafted: int = 0  # tokens that speculation proposed for these
     accepted: int = 0  # and those of them that were right
+    beams: tuple[Beam, ...] = ()  # of a beam search that is over, best first; it has no `ids` and `log_probs`
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,14 @@ class Ready:
     """From the loop, once: the engine is loaded."""
 
     kv_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request waits no longer: the pipeline has it."""
+
+    handle: int
+    at_ns: int  # on the steady clock, which all processes share
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,7 @@ class Step:
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
     newly_paused: int = 0  # those of them that had a token in the step before
     speculating: int = 0  # requests that speculate
+    begun: tuple[Begun, ...] = ()
     ended_ns: int = field(default_factory=time.monotonic_ns)  # on the steady clock, which all processes share
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
+from slipstream.backend.beam_pipeline import OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
 from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
@@ -69,7 +70,7 @@ class OpenVinoPipeline:
         self._kv_blocks = kv_blocks(settings)
         self._mirror = KvMirror(
             blocks=self._kv_blocks,
-            max_num_tokens=settings.max_num_tokens,
+            max_num_tokens=settings.tokens_in_a_step,
             max_num_seqs=settings.max_batch_size,
             caching=settings.enable_kv_cache_reuse,
             splits=settings.enable_chunked_context,
@@ -86,6 +87,8 @@ class OpenVinoPipeline:
             if self._speculation.draft_engine_dir is None:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
+        if request.beams is not None:
+            return OpenVinoBeams(request, handle, self._mirror)
         return OpenVinoGeneration(request, handle, self._mirror)
 
     def step(self) -> None:
@@ -148,13 +151,7 @@ class OpenVinoGeneration:
         self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
-        from openvino_genai import GenerationStatus
-
-        if self._handle.get_status() != GenerationStatus.IGNORED:
-            return None
-        self._mirror.end(self._request.handle)
-        failure = "the KV cache is too small for this request: shorten the prompt or the output"
-        return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
+        return out_of_cache(self._request, self._handle, self._mirror)
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:
@@ -181,17 +178,18 @@ def kv_block_bytes(facts: dict[str, Any], execution: str) -> int:
 
 
 def kv_blocks(settings: PipelineSettings) -> int:
-    """Blocks that the KV cache has room for."""
-    facts = engine_facts(settings.engine_dir)
-    return (settings.kv_cache_gib << 30) // kv_block_bytes(facts, settings.execution)
+    """How many blocks the KV cache has."""
+    bytes_of_one = kv_block_bytes(engine_facts(settings.engine_dir), settings.execution)
+    fit = (settings.kv_cache_gib << 30) // bytes_of_one
+    return fit if settings.kv_cache_tokens is None else min(fit, -(-settings.kv_cache_tokens // KV_BLOCK_TOKENS))
 
 
 def _scheduler(settings: PipelineSettings) -> Any:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
-    scheduler.cache_size = settings.kv_cache_gib
-    scheduler.max_num_batched_tokens = settings.max_num_tokens
+    scheduler.num_kv_blocks = kv_blocks(settings)
+    scheduler.max_num_batched_tokens = settings.tokens_in_a_step
     scheduler.max_num_seqs = settings.max_batch_size
     scheduler.dynamic_split_fuse = settings.enable_chunked_context
     scheduler.enable_prefix_caching = settings.enable_kv_cache_reuse
@@ -237,6 +235,8 @@ def _generation_config(request: Generate) -> Any:
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
         _sample(config, request.sampling)
+    if request.beams is not None:
+        search(config, request, request.beams)
     if request.stop.guide is not None:
         config.structured_output_config = structured_output(request.stop.guide)
     elif request.bad_texts:

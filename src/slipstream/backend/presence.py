@@ -120,7 +120,7 @@ class Presences:
 
 def beat_tensors(handle: int) -> dict[str, NDArray[Any]]:
     """A response of no tokens and the trailer of generation `handle`."""
-    trailer = Trailer(handle=handle, tokens_before=0, is_last=False)
+    trailer = Trailer(handle=handle, tokens_before=0, is_last=False, only_special_before=False)
     return {
         "output_ids": np.array([[trailer.as_ids()]], np.int32),
         "sequence_length": np.zeros((1, 1), np.int32),

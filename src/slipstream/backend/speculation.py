@@ -63,7 +63,7 @@ def _obstacle(policy: Wish | None, traits: Traits) -> str:
     if policy is None:
         return "the deployment has no engine.speculation"
     if not traits.is_greedy:
-        return "tokens are drawn, and speculation is for greedy decoding"
+        return "tokens are drawn, or beams searched, and speculation is for greedy decoding"
     if traits.has_draft:
         return "draft_input_ids brings draft tokens already"
     if traits.has_least_length:

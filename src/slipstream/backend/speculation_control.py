@@ -23,14 +23,14 @@ PURSE_STEPS = 200  # holds what moving a context of a thousand tokens costs, and
 TRIAL_STEPS = 16  # of a trial: money for so many must be there, and the first impression decides nothing
 MARGIN = 1.05  # speculation must promise so much to begin
 _LEAST_STEPS = 8  # before a measurement is believed
-_KEPT_STEPS = 15
+KEPT_STEPS = 15
 _STEADY_STEPS = 64  # the number of streams has not been larger for so long
-_REFRESH = 32  # one request in so many runs without, so that the price of plain steps does not grow old
+REFRESH = 32  # one request in so many runs without, so that the price of plain steps does not grow old
 _WEIGHT = 1 / 64  # of one step in the running mean of tokens a step
 
 
 def _recent() -> deque[float]:
-    return deque(maxlen=_KEPT_STEPS)
+    return deque(maxlen=KEPT_STEPS)
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class SpeculationControl:
                 return False
             known.trial_left = TRIAL_STEPS
         known.begun += 1
-        return known.begun % _REFRESH != 0
+        return known.begun % REFRESH != 0
 
     def must_stop(self, streams: int, context_tokens: int) -> bool:
         """Whether `streams` requests that speculate and hold `context_tokens` must go on without."""

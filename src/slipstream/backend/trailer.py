@@ -6,11 +6,13 @@ generation. Request ids cannot: they may be empty or used twice. Therefore
 
 1. preprocessing marks the request: `prompt_table_extra_ids` = [`MARK`, an id of its own];
 2. the engine, for marked requests only, appends a trailer to `output_ids`, *behind* the `sequence_length` tokens that
-   count: the generation's handle, how many tokens went before these, and whether these are the last;
+   count: the generation's handle, how many tokens went before these, whether these are the last, and whether only
+   special tokens went before;
 3. postprocessing reads the trailer, and once its request is cancelled it sends the engine a `stop` request whose
    `prompt_table_extra_ids` is [`STOP`, handle].
 
-The second value of the trailer tells postprocessing, which has no state, whether a text begins here.
+The second value of the trailer, and where it leaves special tokens out the fourth, tell postprocessing, which has no
+state, whether a text begins here.
 The third is for the BLS model, which marks its calls with [`CALL`]: Triton 2.51 loses an error that follows other
 responses of a BLS call, and the caller's process then hangs when it is unloaded. So such a call just ends, and an end
 without a last piece is how the failure shows.
@@ -30,7 +32,7 @@ from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given
 MARK = 0x534C4950_454E5301  # any client's own prompt table ids are refused, so nothing else can mean this
 STOP = 0x534C4950_454E5302
 CALL = 0x534C4950_454E5303  # instead of MARK: the request is a call of the BLS model
-TRAILER_TOKENS = 3
+TRAILER_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +42,11 @@ class Trailer:
     handle: int
     tokens_before: int  # tokens of this stream in earlier responses
     is_last: bool
+    only_special_before: bool  # or nothing at all
 
     def as_ids(self) -> list[int]:
         """The values as negative numbers, which no token id is."""
-        return [-1 - self.handle, -1 - self.tokens_before, -1 - self.is_last]
+        return [-1 - self.handle, -1 - self.tokens_before, -1 - self.is_last, -1 - self.only_special_before]
 
 
 def ensemble_marker() -> NDArray[np.uint64]:
@@ -81,10 +84,13 @@ def is_watch(tensors: Tensors) -> bool:
 
 def read_trailer(ids: list[int], length: int) -> Trailer | None:
     """The trailer behind the first `length` of `ids`, none in a request that did not come through the ensemble."""
-    if len(ids) != length + TRAILER_TOKENS or ids[length] >= 0:
+    trailer = ids[length : length + TRAILER_TOKENS]
+    if len(trailer) < TRAILER_TOKENS or trailer[0] >= -1:  # -1 fills shorter beams up; handles begin at 1
         return None
-    handle, tokens_before, is_last = (-1 - value for value in ids[length:])
-    return Trailer(handle=handle, tokens_before=tokens_before, is_last=bool(is_last))
+    handle, tokens_before, is_last, only_special = (-1 - value for value in trailer)
+    return Trailer(
+        handle=handle, tokens_before=tokens_before, is_last=bool(is_last), only_special_before=bool(only_special)
+    )
 
 
 def stop_ids(handle: int) -> NDArray[np.uint64]:
@@ -103,7 +109,8 @@ def read_stop_handle(tensors: Tensors) -> int | None:
 def _extra_ids(tensors: Tensors) -> list[int]:
     ids: list[int] = []
     if is_given(tensors, "prompt_table_extra_ids"):
-        ids = tensors["prompt_table_extra_ids"].reshape(-1).tolist()
+        # All rows of a request have the same.
+        ids = np.atleast_2d(tensors["prompt_table_extra_ids"])[0].tolist()
     return ids
 
 

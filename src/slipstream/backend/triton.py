@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slipstream.backend.presence import Presence, Presences, beat_tensors
 from slipstream.backend.responses import response_tensors
+from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.stream import Piece, Stream
 
 
@@ -97,13 +98,20 @@ class ResponseSender:
 
 
 class TritonReply:
-    """The way back to the client of one `tensorrt_llm` request."""
+    """The way back to the client of one `tensorrt_llm` request, which may be several generations."""
 
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
+        self._generations_left = 1
+        self._has_sent = False
+        self._lock = threading.Lock()
         self._presences: Presences | None = None
         self._presence: Presence | None = None
+
+    def expect(self, generations: int) -> None:
+        """So many generations will answer; to be said before the first one does."""
+        self._generations_left = generations
 
     def enter(self, presences: Presences, presence_id: int) -> None:
         """The request came through the ensemble under `presence_id`."""
@@ -121,11 +129,11 @@ class TritonReply:
             self._presence.beat(lambda: response(beat_tensors(stream.handle)), quiet_s)
 
     def send(self, stream: Stream, piece: Piece) -> None:
-        """Send one response; the final flag travels with the last one."""
+        """Send one response; the final flag travels with the last one of all generations."""
         tensors = response(response_tensors(stream, piece, self._requested))
+        self._has_sent = True
         if piece.is_last:
-            self._leave()
-            self._sender.end(tensors)
+            self._end_one(tensors)
         else:
             if self._presence is not None:
                 self._presence.touch()
@@ -137,16 +145,25 @@ class TritonReply:
         self._sender.end(error_response(message))
 
     def fail(self, stream: Stream, message: str) -> None:
-        """End the request: the server could not serve it."""
-        self._leave()
-        if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
-            self._sender.end()
+        """End a generation: the server could not serve it. A BLS call only hears of it before and behind all else."""
+        if stream.request.wishes.is_bls_call and (self._has_sent or self._generations_left > 1):
+            self._end_one(None)
         else:
-            self._sender.end(error_response(message, is_clients_fault=False))
+            self._end_one(error_response(message, is_clients_fault=False))
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
         return self._sender.is_cancelled()
+
+    def _end_one(self, last: Any) -> None:
+        with self._lock:
+            self._generations_left -= 1
+            is_final = self._generations_left == 0
+        if is_final:
+            self._leave()
+            self._sender.end(last)
+        elif last is not None:
+            self._sender.send(last)
 
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
@@ -163,19 +180,21 @@ class TextReply:
 
     def __init__(self, request: Any) -> None:
         self.requested = frozenset(request.requested_output_names())
+        wish = request_parameter(request, PARAMETER)
+        self.parameters = {} if wish is None else {PARAMETER: wish}  # of the request, that the engine reads
         self._sender = ResponseSender(request)
 
-    def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
-        """Send one of several responses: text and what else the engine's response held."""
-        self._sender.send(self._response(text, others))
+    def send(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
+        """Send one of several responses: a text for each beam, and what else the engine's response held."""
+        self._sender.send(self._response(texts, others))
 
-    def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
+    def send_last(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._sender.end(self._response(text, others))
+        self._sender.end(self._response(texts, others))
 
-    def close(self, rest: str) -> None:
-        """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
-        self._sender.end(self._response(rest, {}) if rest else None)
+    def close(self) -> None:
+        """Send the final flag, unless the last response has gone out."""
+        self._sender.end()
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
@@ -193,9 +212,9 @@ class TextReply:
         """A question about this request went to the server and came back."""
         return self._sender.is_answered()
 
-    def _response(self, text: str, others: Mapping[str, NDArray[Any]]) -> Any:
+    def _response(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> Any:
         # Triton drops what was not asked for without holding Python's lock: it must never see any of that.
-        tensors = {"text_output": np.array([[text.encode()]], np.object_), **others}
+        tensors = {"text_output": np.array([[text.encode() for text in texts]], np.object_), **others}
         return response({name: tensor for name, tensor in tensors.items() if name in self.requested})
 
 

@@ -137,6 +137,10 @@ def _embedded(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Va
         "slipstream_stream_interval": LONGEST_STREAM_INTERVAL if interval == "auto" else interval,
         "slipstream_stream_interval_adapts": interval == "auto",
         "slipstream_max_draft_len": draft.max_draft_len if draft else None,
+        "max_tokens_in_paged_kv_cache": spec.runtime.kv_cache_tokens,
+        "slipstream_prefill_chunk_tokens": spec.runtime.prefill_chunk_tokens,
+        "slipstream_request_timeout_s": spec.runtime.request_timeout_s,
+        "slipstream_step_timeout_s": spec.runtime.step_timeout_s,
     }
 
 

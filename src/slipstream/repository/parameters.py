@@ -72,6 +72,26 @@ EMBEDDED_PARAMETERS: tuple[Parameter, ...] = (
         maximum=64,
         meaning="draft tokens that one request may bring; absent without a draft model: as many as fit the context",
     ),
+    Parameter(
+        name="slipstream_prefill_chunk_tokens",
+        kind="uint",
+        required=True,
+        minimum=32,
+        meaning="tokens of prompts in one iteration, with enable_chunked_context",
+    ),
+    Parameter(
+        name="slipstream_request_timeout_s",
+        kind="uint",
+        required=True,
+        meaning="time for a request, waiting and running; 0: no limit",
+    ),
+    Parameter(
+        name="slipstream_step_timeout_s",
+        kind="uint",
+        required=True,
+        minimum=1,
+        meaning="silence after which the engine's process is replaced",
+    ),
 )
 
 # Our BLS tokenizes in process, which saves two hops a response: it reads what its neighbours read, under their names.

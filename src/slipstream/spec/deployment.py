@@ -12,6 +12,10 @@ from slipstream.spec.runtime import LlmApiSpec, RuntimeSpec, TensorrtLlmSpec
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 
 
+# Fields of `runtime` that the CPU engine alone reads.
+_OF_THE_CPU_ENGINE = ("kv_cache_tokens", "prefill_chunk_tokens", "request_timeout_s", "step_timeout_s")
+
+
 class GatewaySpec(Group):
     """Settings of the OpenAI-compatible gateway; it has none yet besides `runtime.ports.gateway`."""
 
@@ -51,6 +55,8 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"runtime.speculation is {runtime.speculation}, it is for engine.speculation of target openvino"
             )
+        if target != "openvino" and (name := _given(runtime, _OF_THE_CPU_ENGINE)):
+            raise ValueError(f"runtime.{name} is {getattr(runtime, name)}, target {target} has no such setting")
         if target == "openvino" and runtime.engine_instances > 1:
             raise ValueError(
                 f"runtime.engine_instances is {runtime.engine_instances}, the CPU engine runs one: it uses all cores"
@@ -129,3 +135,8 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"the KV fractions of target and draft sum to {both:g}, the limit is below 1: they share the GPUs"
             )
+
+
+def _given(runtime: RuntimeSpec, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that differs from its default."""
+    return next((name for name in names if getattr(runtime, name) != getattr(RuntimeSpec(), name)), None)

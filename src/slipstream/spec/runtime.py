@@ -150,8 +150,20 @@ class RuntimeSpec(Group):
         0.9, gt=0, lt=1, description="share of the GPU memory left after weights for the KV cache"
     )
     kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory for the CPU engine's KV cache")
+    kv_cache_tokens: int | None = Field(
+        None,
+        ge=32,
+        le=_INT32_MAX,
+        description="tokens in the CPU engine's KV cache; null: as many as kv_cache_gib holds",
+    )
     enable_kv_cache_reuse: bool = Field(default=True, description="reuse the KV blocks of a shared prefix")
     enable_chunked_context: bool = Field(default=True, description="split long prompts over iterations")
+    prefill_chunk_tokens: int = Field(
+        512,
+        ge=32,
+        le=65536,
+        description="tokens of prompts that the CPU engine reads in one step beside running streams",
+    )
     add_special_tokens: bool = Field(
         default=True,
         description="preprocessing adds the tokenizer's own BOS, as upstream does; false where clients send text of a"
@@ -177,6 +189,15 @@ class RuntimeSpec(Group):
         " measured to be faster",
     )
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
+    request_timeout_s: int = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="how long a request to the CPU engine may take, waiting and running; 0: no limit",
+    )
+    step_timeout_s: int = Field(
+        30, ge=1, le=3600, description="silence after which the CPU engine's process is replaced while requests run"
+    )
     startup_timeout_s: int = Field(120, ge=1, le=7200, description="time to the first token of a starting server")
     probe_period_s: int = Field(30, ge=1, le=3600, description="how often the watchdog asks for a token")
     tensorrt_llm: TensorrtLlmSpec = Field(default_factory=TensorrtLlmSpec)
