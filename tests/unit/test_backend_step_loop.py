@@ -25,6 +25,9 @@ class FakeGeneration:
         if self.read_so_far == self.made:
             return None
         self.read_so_far = self.made
+        if self.request.prompt_ids == [8]:
+            self.is_cancelled = True
+            return Tokens(self.request.handle, [], None, Ending.FAILED, "not finite")
         ending = Ending.LENGTH if self.made == self.request.stop.max_new_tokens else None
         return Tokens(self.request.handle, [self.made], None, ending)
 
@@ -35,7 +38,8 @@ class FakeGeneration:
 class FakePipeline:
     """Token n of a generation is the number n; a prompt that begins with 13 breaks the step.
 
-    A prompt n > 99 is read in the n - 99 steps before its first token; prompt 7 gets one token and then no more.
+    A prompt n > 99 is read in the n - 99 steps before its first token; prompt 7 gets one token and then no more;
+    prompt 8 gives a failure instead.
     """
 
     def __init__(self) -> None:
@@ -252,3 +256,14 @@ def test_a_request_is_told_once_when_it_begins() -> None:
             begun += [each.handle for each in step.begun]
             endings += sum(tokens.ending is not None for tokens in step.tokens)
     assert begun == [1, 2]
+
+
+def test_a_generation_that_fails_alone_makes_room_for_the_next() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=8))
+        channel.send(a_generation(2))
+        got = collect_all(channel, 1, 2)
+    assert [(tokens.handle, tokens.ending) for tokens in got if tokens.ending is not None] == [
+        (1, Ending.FAILED),
+        (2, Ending.LENGTH),
+    ]

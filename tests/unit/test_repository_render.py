@@ -126,7 +126,7 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_max_input_len": "2047",
         "slipstream_stream_interval": "4",
         "slipstream_stream_interval_adapts": "false",
-        "slipstream_prefill_chunk_tokens": "512",
+        "slipstream_prefill_chunk_tokens": "256",
         "slipstream_request_timeout_s": "0",
         "slipstream_step_timeout_s": "30",
     }

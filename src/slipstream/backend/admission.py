@@ -126,6 +126,11 @@ class Room:
         """End a request that was cancelled: the pipeline frees its blocks at the end of the next step."""
         self._leaving.append(handle)
 
+    @property
+    def is_being_left(self) -> bool:
+        """Blocks are freed by the next step."""
+        return bool(self._leaving)
+
     def end_step(self) -> None:
         """A step is over: what was cancelled before it is free."""
         for handle in self._leaving:

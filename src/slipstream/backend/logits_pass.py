@@ -32,7 +32,9 @@ class ForwardPass:
     def __init__(self, engine_dir: Path, execution: str) -> None:
         import openvino
 
-        properties: dict[str, Any] = engine_facts(engine_dir)["execution"][execution]
+        facts = engine_facts(engine_dir)
+        properties: dict[str, Any] = facts["execution"][execution]
+        self._vocab_size = int(facts["vocab_size"])
         core = openvino.Core()
         self._request = core.compile_model(engine_dir / _GRAPH, "CPU", properties).create_infer_request()
 
@@ -56,7 +58,8 @@ class ForwardPass:
                 "beam_idx": np.zeros(1, np.int32),
             }
         )
-        rows: NDArray[np.float32] = self._request.get_output_tensor(0).data[0].copy()  # the next pass overwrites it
+        # Copied, for the next pass overwrites it; what is behind the vocabulary flags logits that are not finite.
+        rows: NDArray[np.float32] = self._request.get_output_tensor(0).data[0, :, : self._vocab_size].copy()
         return rows
 
 

@@ -82,7 +82,7 @@ class PipelineSettings:
     enable_kv_cache_reuse: bool
     enable_chunked_context: bool
     kv_cache_tokens: int | None = None  # none: as many as `kv_cache_gib` holds
-    prefill_chunk_tokens: int = 512
+    prefill_chunk_tokens: int = 256
     reserves_output: bool = True
     speculation: Speculation | None = None
 
@@ -104,7 +104,7 @@ class PipelineSettings:
             enable_kv_cache_reuse=config.flag("enable_kv_cache_reuse", default=True),
             enable_chunked_context=config.flag("enable_chunked_context", default=True),
             kv_cache_tokens=config.whole("max_tokens_in_paged_kv_cache", default=0) or None,
-            prefill_chunk_tokens=config.whole("slipstream_prefill_chunk_tokens", default=512),
+            prefill_chunk_tokens=config.whole("slipstream_prefill_chunk_tokens", default=256),
             reserves_output=config.parameters.get("batch_scheduler_policy") != "max_utilization",
             speculation=_speculation(config),
         )

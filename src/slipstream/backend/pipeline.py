@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
-from slipstream.backend.beam_pipeline import OpenVinoBeams, out_of_cache, search
+from slipstream.backend.beam_pipeline import NOT_FINITE, OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
 from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
@@ -61,6 +61,7 @@ class OpenVinoPipeline:
     def __init__(self, settings: PipelineSettings, speculation: Speculation | None = None) -> None:
         import openvino_genai
 
+        self._not_finite_id: int | None = engine_facts(settings.engine_dir).get("not_finite_id")
         self._speculation = speculation
         properties = _properties(settings) | _speculative(settings, speculation)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
@@ -88,8 +89,8 @@ class OpenVinoPipeline:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
         if request.beams is not None:
-            return OpenVinoBeams(request, handle, self._mirror)
-        return OpenVinoGeneration(request, handle, self._mirror)
+            return OpenVinoBeams(request, handle, self._mirror, self._not_finite_id)
+        return OpenVinoGeneration(request, handle, self._mirror, self._not_finite_id)
 
     def step(self) -> None:
         self._mirror.begin_step(time.monotonic_ns())
@@ -122,8 +123,9 @@ class OpenVinoPipeline:
 class OpenVinoGeneration:
     """Keeps the pipeline's handle alive: dropping it would end the request."""
 
-    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None) -> None:
         self._request = request
+        self._not_finite_id = not_finite_id
         self._handle = handle
         self._mirror = mirror
         self._start: Start | None = mirror.add(request.handle, request.prompt_ids)
@@ -134,6 +136,9 @@ class OpenVinoGeneration:
             return self._ending_without_tokens()
         output = next(iter(self._handle.read().values()))
         ids: list[int] = output.generated_ids
+        if self._not_finite_id in ids:
+            self.cancel()
+            return Tokens(self._request.handle, [], None, Ending.FAILED, NOT_FINITE)
         log_probs = output.generated_log_probs if self._request.log_probs else None
         self._count += len(ids)
         ending = _ending(output.finish_reason)

@@ -106,8 +106,16 @@ class StepLoop:
             if item.ending is not None:
                 del self._running[item.handle]
                 self._begun.remove(item.handle)
-                self._room.give_back(item.handle)
+                self._release(item)
         self._report(tokens, newly_paused=len(self._paused - before))
+        if self._room.is_being_left and not self._running:
+            self._step_quietly()
+
+    def _release(self, last: Tokens) -> None:
+        if last.ending is Ending.FAILED:
+            self._room.leave(last.handle)  # given up by its reader, which the pipeline notices in the next step
+        else:
+            self._room.give_back(last.handle)
 
     def _report(self, tokens: list[Tokens], *, newly_paused: int) -> None:
         """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache.

@@ -159,7 +159,7 @@ class RuntimeSpec(Group):
     enable_kv_cache_reuse: bool = Field(default=True, description="reuse the KV blocks of a shared prefix")
     enable_chunked_context: bool = Field(default=True, description="split long prompts over iterations")
     prefill_chunk_tokens: int = Field(
-        512,
+        256,
         ge=32,
         le=65536,
         description="tokens of prompts that the CPU engine reads in one step beside running streams",
