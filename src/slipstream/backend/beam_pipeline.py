@@ -34,7 +34,7 @@ NOT_FINITE = (
 class OpenVinoBeams:
     """Keeps the pipeline's handle alive: dropping it would end the search."""
 
-    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None = None) -> None:
         self._request = request
         self._not_finite_id = not_finite_id
         self._handle = handle
