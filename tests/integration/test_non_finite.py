@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slipstream.backend.beam_pipeline import NOT_FINITE
 from slipstream.backend.messages import Ending, Generate, Tokens
 from slipstream.backend.parameters import PipelineSettings
-from slipstream.backend.pipeline import NOT_FINITE, OpenVinoPipeline
+from slipstream.backend.pipeline import OpenVinoPipeline
 from slipstream.backend.requests import Penalties, Sampling, StopRules
 from slipstream.errors import SlipstreamError
 from tests.fakes import checkpoints

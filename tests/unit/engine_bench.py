@@ -125,6 +125,8 @@ class Bench:
         max_queue_size: int = 0,
         max_batch_size: int = 1,
         stream_interval: StreamInterval = EACH_TOKEN,
+        kv_blocks: int = 1000,
+        step_timeout_s: float = 30,
     ) -> None:
         self.loops: list[FakeLoop] = []
         self.limits = Limits(
@@ -133,10 +135,16 @@ class Bench:
             max_batch_size=max_batch_size,
             max_queue_size=max_queue_size,
             vocab_size=99,
+            kv_blocks=kv_blocks,
         )
         self.changed = threading.Event()
         self.engine = Engine(
-            self._open, limits=self.limits, vocabulary=None, stream_interval=stream_interval, changed=self.changed
+            self._open,
+            limits=self.limits,
+            vocabulary=None,
+            stream_interval=stream_interval,
+            changed=self.changed,
+            step_timeout_s=step_timeout_s,
         )
 
     def step(self, tokens: Sequence[Tokens]) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from slipstream.backend.admission import KV_BLOCK_TOKENS, MOST_PASSES, Capacity, Room, Size, WaitingLine, count_waiting
-from slipstream.backend.messages import Generate
+from slipstream.backend.deadlines import Deadline
+from slipstream.backend.messages import Cancel, Ending, Generate, Tokens
 from slipstream.backend.requests import Penalties, StopRules
-from tests.unit.engine_bench import a_request
+from slipstream.backend.tensors import RequestRefusedError
+from tests.unit.engine_bench import Bench, FakeReply, a_request
 
 A_BLOCK = KV_BLOCK_TOKENS
 CAPACITY = Capacity(max_requests=4, kv_blocks=10, reserves_output=True)
@@ -119,3 +121,64 @@ def test_the_waiting_are_counted_by_places_and_by_blocks() -> None:
     assert count_waiting([request] * 4, CAPACITY) == 0
     assert count_waiting([request] * 7, CAPACITY) == 3
     assert count_waiting([request] * 4, replace(CAPACITY, kv_blocks=5)) == 2
+
+
+def test_requests_that_wait_for_blocks_count_for_the_queue() -> None:
+    bench = Bench(max_queue_size=1, max_batch_size=8, kv_blocks=2)
+    bench.engine.submit(a_request(), FakeReply())  # 2 + 50 tokens: two blocks
+    bench.engine.submit(a_request(), FakeReply())
+    with pytest.raises(RequestRefusedError, match="1 requests wait for the engine, the limit max_queue_size is 1"):
+        bench.engine.submit(a_request(), FakeReply())
+    bench.engine.close()
+
+
+def test_a_request_larger_than_the_cache_never_reaches_the_loop() -> None:
+    bench = Bench(kv_blocks=1)
+    with pytest.raises(RequestRefusedError, match="takes 2 KV blocks of 32 tokens, the KV cache has 1"):
+        bench.engine.submit(a_request(), FakeReply())
+    assert not bench.engine.streams()
+    bench.engine.close()
+
+
+@pytest.mark.parametrize(("tokens", "said"), [([], "it was waiting for the engine"), ([10], "1 tokens were generated")])
+def test_a_request_whose_time_is_up_is_cancelled_once_and_told_why(tokens: list[int], said: str) -> None:
+    bench, reply = Bench(), FakeReply()
+    handle = bench.engine.submit(replace(a_request(), deadline=Deadline(at_ns=0, allowed_us=2_500_000)), reply)
+    bench.heard()
+    if tokens:
+        bench.loops[0].say(Tokens(handle, tokens))
+        reply.pieces.get(timeout=5)
+    for _ in range(2):
+        for check in bench.engine.checks():
+            check()
+    assert bench.heard() == Cancel(handle)
+    assert bench.loops[0].heard.empty()
+    bench.loops[0].say(Tokens(handle, [], ending=Ending.CANCELLED))
+    failure = reply.failures.get(timeout=5)
+    assert f"its timeout of 2.5 s, {said}" in failure
+    bench.engine.close()
+
+
+@pytest.mark.parametrize(("asked", "default", "allowed"), [(0, 0, None), (5, 0, 5), (0, 7, 7), (5, 7, 5), (9, 7, 7)])
+def test_the_shorter_timeout_counts(asked: int, default: int, allowed: int | None) -> None:
+    deadline = Deadline.of(timeout_us=asked, default_us=default)
+    assert (deadline.allowed_us if deadline else None) == allowed
+
+
+def test_a_loop_that_says_nothing_is_killed_and_replaced() -> None:
+    bench, reply = Bench(step_timeout_s=0.0), FakeReply()
+    bench.engine.submit(a_request(), reply)
+    for check in bench.engine.checks():
+        check()
+    assert "made no step for 0 s and is being restarted" in reply.failures.get(timeout=5)
+    bench.engine.submit(a_request(), FakeReply())
+    assert not bench.engine.streams()[0].expiry
+    bench.engine.close()
+    assert len(bench.loops) >= 2
+
+
+def test_an_idle_loop_may_be_silent() -> None:
+    bench = Bench(step_timeout_s=0.0)
+    assert bench.engine.checks() == []
+    bench.engine.close()
+    assert len(bench.loops) == 1

@@ -25,11 +25,18 @@ def search(config: Any, request: Generate, beams: Beams) -> None:
         config.include_stop_str_in_output = True
 
 
+NOT_FINITE = (
+    "the model's logits hold NaN or infinity after this prompt: its weights are damaged, or its numbers overflow; build"
+    " the engine again, or set runtime.execution to accuracy"
+)
+
+
 class OpenVinoBeams:
     """Keeps the pipeline's handle alive: dropping it would end the search."""
 
-    def __init__(self, request: Generate, handle: Any, mirror: KvMirror) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None = None) -> None:
         self._request = request
+        self._not_finite_id = not_finite_id
         self._handle = handle
         self._mirror = mirror
         self._start = mirror.add(request.handle, request.prompt_ids)  # what comes behind the prompt it cannot know
@@ -40,6 +47,8 @@ class OpenVinoBeams:
             return failed
         self._mirror.end(self._request.handle)
         found = sorted(self._handle.read().values(), key=lambda output: output.score, reverse=True)
+        if any(self._not_finite_id in output.generated_ids for output in found):
+            return Tokens(self._request.handle, [], None, Ending.FAILED, NOT_FINITE)
         best = found[: _wanted(self._request).num_returned]
         beams = tuple(self._beam(output) for output in best)
         return Tokens(self._request.handle, [], None, _ending(best[0]), start=self._start, beams=beams)

@@ -79,8 +79,9 @@ class ForwardPass:
                 "beam_idx": np.zeros(1, np.int32),
             }
         )
-        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data[0]
-        return logits[:, : self._vocab_size].copy()  # the next pass overwrites it
+        # Copied, for the next pass overwrites it; what is behind the vocabulary flags logits that are not finite.
+        rows: NDArray[np.float32] = self._request.get_output_tensor(0).data[0, :, : self._vocab_size].copy()
+        return rows
 
 
 def serve(forward: ForwardPass, channel: Channel) -> None:

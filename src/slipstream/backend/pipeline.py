@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
-from slipstream.backend.beam_pipeline import OpenVinoBeams, out_of_cache, search
+from slipstream.backend.beam_pipeline import NOT_FINITE, OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
 from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
 from slipstream.backend.messages import Ending, Generate, Start, Tokens
@@ -20,10 +20,6 @@ from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
 KV_BLOCK_TOKENS = BLOCK_TOKENS
-NOT_FINITE = (
-    "the model's logits hold NaN or infinity after this prompt: its weights are damaged, or its numbers overflow; build"
-    " the engine again, or set runtime.execution to accuracy"
-)
 _SCALE_BYTES = 8  # a float32 scale and a float32 zero point
 
 
@@ -93,7 +89,7 @@ class OpenVinoPipeline:
                 config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
         handle = self._pipeline.add_request(request.handle, prompt, config)
         if request.beams is not None:
-            return OpenVinoBeams(request, handle, self._mirror)
+            return OpenVinoBeams(request, handle, self._mirror, self._not_finite_id)
         return OpenVinoGeneration(request, handle, self._mirror, self._not_finite_id)
 
     def step(self) -> None:
