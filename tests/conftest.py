@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from slipstream.pipeline import Context, run_stage, stages_for
 from slipstream.progress import silent
@@ -25,6 +26,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell that starts the tests in the background has Ctrl-C ignored, and so has every command that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 ROOT = Path(__file__).resolve().parents[1]
 SLIPSTREAM = [sys.executable, "-m", "slipstream"]

@@ -23,7 +23,10 @@ def build(checkpoint: Path, *, max_seq_len: int = 256, tokenizer_dir: Path | Non
 
 
 def logits(engine: Path, ids: npt.NDArray[np.int64], *, chunk: int) -> npt.NDArray[np.float32]:
-    """Logits [batch, tokens, vocab_size] of `ids` [batch, tokens] in float32, fed `chunk` tokens at a time."""
+    """Logits [batch, tokens, vocab_size] of `ids` [batch, tokens] in float32, fed `chunk` tokens at a time.
+
+    The flag of logits that are not finite is left out.
+    """
     import openvino
 
     core = openvino.Core()
@@ -41,7 +44,7 @@ def logits(engine: Path, ids: npt.NDArray[np.int64], *, chunk: int) -> npt.NDArr
                     "position_ids": np.tile(np.arange(start, end), (batch, 1)),
                     "beam_idx": np.arange(batch, dtype=np.int32),
                 }
-            )["logits"].copy()
+            )["logits"][..., :-1].copy()
         )
     return np.concatenate(outputs, axis=1)
 

@@ -15,14 +15,22 @@ from tests.integration.triton_calls import PROMPT, Stream, ask, prompt_of, text,
 from tests.unit.test_contract_doc import MODELS, input_status
 
 INPUTS = [(model, tensor) for model in MODELS for tensor in contract()[model].inputs]
-REFUSED = [(model, tensor) for model, tensor in INPUTS if input_status(model, tensor.name).startswith("refused")]
+REFUSED = [(model, tensor) for model, tensor in INPUTS if "refused" in input_status(model, tensor.name)]
 ACCEPTED = [(model, tensor) for model, tensor in INPUTS if input_status(model, tensor.name).startswith("accepted")]
 WORKING = [(model, tensor) for model, tensor in INPUTS if input_status(model, tensor.name) == "works"]
 DTYPES = {"STRING": np.object_, "FP16": np.float16, "FP32": np.float32, "BOOL": np.bool_}
 # What asks for something that can be had together with a plain request; all others stand in `a_request` already.
 WANTED: dict[str, Any] = {
+    "beam_width": 2,
+    "early_stopping": True,
+    "len_penalty": 1.0,
+    "length_penalty": 1.0,
+    "num_return_sequences": 2,
     "bad_words": "Paris",
     "bad_words_list": np.array([[[40], [1]]], np.int32),
+    "draft_acceptance_threshold": 0.5,
+    "draft_input_ids": [1000, 1001],
+    "draft_logits": np.zeros((1, 2, 49152), np.float32),
     "end_id": 2,
     "exclude_input_in_output": True,
     "frequency_penalty": 0.5,
@@ -31,6 +39,8 @@ WANTED: dict[str, Any] = {
     "min_tokens": 2,
     "presence_penalty": 0.5,
     "repetition_penalty": 1.2,
+    "return_context_logits": True,
+    "return_generation_logits": True,
     "return_log_probs": True,
     "return_num_input_tokens": True,
     "return_num_output_tokens": True,
@@ -47,7 +57,13 @@ WANTED: dict[str, Any] = {
     "top_k": 5,
     "top_p": 0.5,
 }
-GUIDED = {name: WANTED[name] for name in ("guided_decoding_guide", "guided_decoding_guide_type")}
+# What can be asked for in company only.
+COMPANY = {
+    "draft_acceptance_threshold": ("draft_input_ids", "draft_logits", "runtime_top_k"),
+    "draft_logits": ("draft_input_ids", "runtime_top_k"),
+    "guided_decoding_guide": ("guided_decoding_guide_type",),
+    "guided_decoding_guide_type": ("guided_decoding_guide",),
+}
 
 
 def case(value: object) -> str:
@@ -87,8 +103,8 @@ def test_an_input_without_effect_leaves_the_answer_as_it_is(served: Served, mode
 def test_an_input_that_works_is_taken(served: Served, model: str, tensor: Tensor) -> None:
     request = a_request(served, model)
     assert tensor.name in {**request, **WANTED}
-    guide = GUIDED if tensor.name in GUIDED else {}
-    assert ask(served, model, **{**request, tensor.name: {**WANTED, **request}[tensor.name], **guide})
+    company = {other: WANTED[other] for other in COMPANY.get(tensor.name, ())}
+    assert ask(served, model, **{**request, tensor.name: {**WANTED, **request}[tensor.name], **company})
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slipstream.text.tokenizer import Tokenizer
@@ -14,6 +15,7 @@ from tests.integration.triton_calls import PROMPT, active_requests, infer, input
 
 ENGINE = "tensorrt_llm"
 TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
+TWO = np.array([[b"a"], [b"b"]], np.object_)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,18 @@ def test_a_stream_is_refused(served_whole: Served, prompt: list[int]) -> None:
             infer(served_whole, model, text_input=PROMPT, max_tokens=4, stream=True)
     with pytest.raises(Exception, match="not decoupled"):
         infer(served_whole, ENGINE, **prompt_of(prompt, 4), streaming=True)
+
+
+def test_beams_fit_one_response_and_several_sequences_do_not(served_whole: Served, prompt: list[int]) -> None:
+    direct = infer(served_whole, ENGINE, **prompt_of(prompt, 6), exclude_input_in_output=False, beam_width=3)
+    assert direct["output_ids"].shape == (1, 3, len(prompt) + 6)
+    assert all(row[: len(prompt)].tolist() == prompt for row in direct["output_ids"][0])
+    for model in TEXT_MODELS:
+        beams = infer(served_whole, model, text_input=PROMPT, max_tokens=6, beam_width=3)
+        assert len(set(beams["text_output"].reshape(-1))) == 3
+        for several in ({"num_return_sequences": 2}, {"text_input": TWO, "max_tokens": np.array([[4], [4]], np.int32)}):
+            with pytest.raises(Exception, match=r"2 sequences in \d rows, but the model is not decoupled"):
+                infer(served_whole, model, **{"text_input": PROMPT, "max_tokens": 4, **several})
 
 
 def test_a_stop_request_ends_a_request_with_what_it_has(served_whole: Served, prompt: list[int]) -> None:

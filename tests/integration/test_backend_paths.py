@@ -42,11 +42,11 @@ def a_text(served: Served, model: str, *, max_tokens: int = 12, **inputs: Any) -
     return text(ask(served, model, text_input=PROMPT, max_tokens=max_tokens, stream=True, **inputs))
 
 
-def a_long_request(model: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def a_long_request(model: str, tokenizer: Tokenizer, *, streaming: bool = True) -> dict[str, Any]:
     """A stream that would run for tens of seconds."""
     if model == ENGINE:
-        return {**prompt_of(tokenizer.encode(PROMPT), 1500), "streaming": True}
-    return {"text_input": PROMPT, "max_tokens": 1500, "stream": True, "end_id": -1}
+        return {**prompt_of(tokenizer.encode(PROMPT), 1500), "streaming": streaming}
+    return {"text_input": PROMPT, "max_tokens": 1500, "stream": streaming, "end_id": -1}
 
 
 def test_all_paths_write_the_same_text(served: Served, tokenizer: Tokenizer) -> None:
@@ -124,13 +124,15 @@ def test_the_end_id_ends_the_output_and_is_no_part_of_it(served: Served, tokeniz
 
 
 @pytest.mark.parametrize("model", PATHS)
+@pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_goes_away_frees_the_engine(
-    served: Served, tokenizer: Tokenizer, stream: Stream, model: str
+    served: Served, tokenizer: Tokenizer, stream: Stream, model: str, streaming: bool
 ) -> None:
     wait_for_active(served, 0)
-    stream.start(model, **a_long_request(model, tokenizer))
+    stream.start(model, **a_long_request(model, tokenizer, streaming=streaming))
     wait_for_active(served, 1)
-    stream.next()  # before the first token the ensemble cannot notice
+    if streaming:
+        stream.next()
     stream.close()
     wait_for_active(served, 0)
     assert active_requests(served) == 0  # and not by reaching its 1500 tokens: the wait is shorter than that

@@ -17,6 +17,7 @@ from tests.integration.triton_calls import PROMPT, ask, prompt_of, text, token_i
 ENGINE = "tensorrt_llm"
 NUM_TOKENS = 20
 LOG_PROB_TOLERANCE = 5e-3  # measured 1e-3
+LOGIT_TOLERANCE = 1e-3  # measured 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,17 @@ def test_log_probs_are_those_of_the_models_own_logits(
     assert whole["cum_log_probs"].item() == pytest.approx(expected.sum(), abs=NUM_TOKENS * LOG_PROB_TOLERANCE)
 
 
+def test_logits_are_those_of_the_reference(served_accuracy: Served, reference: Any, prompt: list[int]) -> None:
+    wishes = {"return_context_logits": True, "return_generation_logits": True, "exclude_input_in_output": True}
+    (found,) = ask(served_accuracy, ENGINE, **prompt_of(prompt, NUM_TOKENS), **wishes)
+    ids = token_ids([found])
+    with torch.inference_mode():
+        rows = reference(torch.tensor([[*prompt, *ids[:-1]]])).logits.numpy()
+    np.testing.assert_allclose(found["context_logits"], rows[:, : len(prompt)], atol=LOGIT_TOLERANCE)
+    np.testing.assert_allclose(found["generation_logits"][0], rows[:, len(prompt) - 1 :], atol=LOGIT_TOLERANCE)
+    assert found["generation_logits"][0, 0].argmax(axis=-1).tolist() == ids
+
+
 def test_log_probs_stay_with_their_tokens_when_the_end_id_is_cut_off(
     served_accuracy: Served, reference: Any, prompt: list[int]
 ) -> None:
@@ -124,6 +136,80 @@ def test_log_probs_stay_with_their_tokens_when_the_end_id_is_cut_off(
         assert len(ids) == 2
         np.testing.assert_allclose(given, log_probs(reference, prompt, ids), atol=LOG_PROB_TOLERANCE)
         assert parts[-1]["cum_log_probs"].item() == pytest.approx(sum(given), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("width", "end_text", "settings", "theirs"),
+    [
+        (3, None, {}, {"length_penalty": 0.0, "early_stopping": True}),
+        (4, ".", {}, {"length_penalty": 0.0, "early_stopping": True}),
+        (4, ".", {"len_penalty": 1.5, "early_stopping": False}, {"length_penalty": 1.5, "early_stopping": False}),
+    ],
+)
+def test_beams_are_hugging_faces(
+    served_accuracy: Served,
+    reference: Any,
+    prompt: list[int],
+    width: int,
+    end_text: str | None,
+    settings: dict[str, Any],
+    theirs: dict[str, Any],
+) -> None:
+    end_id = Tokenizer.load(served_accuracy.model_dir).encode(end_text)[0] if end_text else None
+    wishes = {"beam_width": width, "exclude_input_in_output": True, "return_log_probs": True, **settings}
+    end = {} if end_id is None else {"end_id": end_id}
+    (found,) = ask(served_accuracy, ENGINE, **prompt_of(prompt, NUM_TOKENS), **wishes, **end)
+    expected, scores = hugging_faces_beams(reference, prompt, width, end_id, theirs)
+    lengths = found["sequence_length"][0].tolist()
+    rows = found["output_ids"][0].tolist()
+    assert found["output_ids"].shape == (1, width, max(lengths))
+    assert [row[:length] for row, length in zip(rows, lengths, strict=True)] == expected
+    assert all(set(row[length:]) <= {-1} for row, length in zip(rows, lengths, strict=True))
+    with_end = [length + (length < NUM_TOKENS) for length in lengths]
+    penalized = found["cum_log_probs"][0] / np.power(with_end, float(theirs["length_penalty"]))
+    np.testing.assert_allclose(penalized, scores, atol=NUM_TOKENS * LOG_PROB_TOLERANCE)
+    shown = found["output_log_probs"][0, 0, : lengths[0]]
+    np.testing.assert_allclose(shown, log_probs(reference, prompt, expected[0]), atol=LOG_PROB_TOLERANCE)
+
+
+def hugging_faces_beams(
+    model: Any, prompt: list[int], width: int, end_id: int | None, settings: dict[str, Any]
+) -> tuple[list[list[int]], list[float]]:
+    """The beams without the token that ends them, best first, and their scores."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        found = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NUM_TOKENS,
+            do_sample=False,
+            eos_token_id=end_id,
+            pad_token_id=0,
+            num_beams=width,
+            num_return_sequences=width,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **settings,
+        )
+    outputs = [row[len(prompt) :].tolist() for row in found.sequences]
+    cut = [output[: output.index(end_id)] if end_id in output else output for output in outputs]
+    return cut, found.sequences_scores.tolist()
+
+
+def test_one_beam_is_greedy(served_accuracy: Served, prompt: list[int]) -> None:
+    assert engine(served_accuracy, prompt, beam_width=1, len_penalty=2.0) == engine(served_accuracy, prompt)
+
+
+def test_sequences_are_those_of_the_seeds_that_follow(served_accuracy: Served, prompt: list[int]) -> None:
+    drawn = {"runtime_top_k": 50, "temperature": 1.5}
+    alone = [engine(served_accuracy, prompt, seed=seed, **drawn) for seed in (7, 8, 9)]
+    assert len(set(map(tuple, alone))) > 1
+    wished = {**prompt_of(prompt, NUM_TOKENS), **drawn, "seed": 7, "num_return_sequences": 3}
+    for streaming in (False, True):
+        written: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        for part in ask(served_accuracy, ENGINE, **wished, exclude_input_in_output=True, streaming=streaming):
+            written[part["sequence_index"].item()] += token_ids([part])
+        assert list(written.values()) == alone
 
 
 def test_a_seed_repeats_itself_whatever_was_asked_before(served_accuracy: Served) -> None:

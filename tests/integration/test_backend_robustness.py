@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
@@ -58,13 +57,6 @@ def test_a_wrong_request_gets_one_clear_error_and_the_next_is_served(
 def test_a_nul_is_a_character_and_a_huge_limit_is_no_error(served: Served, model: str) -> None:
     assert generate(served, model, text_input="a\0b")
     assert generate(served, model, max_tokens=2**31 - 1, stop_words=["\n", "."])
-
-
-def test_prompts_in_one_request_are_refused(served: Served) -> None:
-    two = {"text_input": np.array([[b"a"], [b"b"]], np.object_), "max_tokens": np.array([[2], [2]], np.int32)}
-    for model in TEXT_MODELS:
-        with pytest.raises(Exception, match="2 prompts"):
-            ask(served, model, **two)
 
 
 def test_many_streams_at_once_all_come_whole_and_in_order(served: Served) -> None:
@@ -124,6 +116,21 @@ def test_accumulated_tokens_come_as_the_whole_text_so_far(served: Served, own: S
     assert len(pieces) > 1
     assert whole[-1] == "".join(pieces)
     assert all(later.startswith(earlier) for earlier, later in pairwise(whole))
+
+
+def test_the_text_so_far_is_that_of_each_sequence(own: Served) -> None:
+    wishes = {"text_input": PROMPT, "stream": True, "num_return_sequences": 2, "top_k": 50, "temperature": 1.5}
+    parts = ask(own, TEXT_MODELS[1], max_tokens=8, **wishes)
+    for number in (0, 1):
+        whole = [text([part]) for part in parts if part["sequence_index"].item() == number]
+        assert len(whole) > 1
+        assert all(later.startswith(earlier) for earlier, later in pairwise(whole))
+
+
+def test_beams_run_where_two_requests_do(own: Served) -> None:
+    """One beam search takes one of the places of `max_batch_size`, however wide it is."""
+    (found,) = ask(own, TEXT_MODELS[1], text_input=PROMPT, max_tokens=4, stream=True, beam_width=5)
+    assert found["text_output"].size == 5
 
 
 def test_a_server_that_is_killed_leaves_no_process(own: Served) -> None:

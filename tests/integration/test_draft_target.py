@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slipstream.pipeline import Context, run_stage, stages_for
@@ -24,7 +25,7 @@ from tests.integration.triton_calls import PROMPT, infer, prompt_of, text
 BLS, TARGET, DRAFT = "tensorrt_llm_bls", "tensorrt_llm", "tensorrt_llm_draft"
 DEPLOYMENT = "smollm2-135m-cpu-draft"
 NUM_TOKENS = 24
-PROMPTS = (PROMPT, "Once upon a time, in a small village,", "def fibonacci(n):", "The three laws of motion are")
+PROMPTS = (PROMPT, "Once upon a time, in a small village,", "The three laws of motion are")
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,47 @@ def test_what_would_begin_anew_at_every_step_is_refused(pair: Served, wish: dict
     with pytest.raises(Exception, match="step of speculation"):
         bls(pair, num_draft_tokens=3, **wish)
     assert text([bls(pair, **wish)])
+
+
+DRAWN = {"runtime_top_k": 20, "temperature": 0.9}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_draft_that_was_drawn_from_the_targets_own_logits_is_kept(pair: Served, prompt: list[int], seed: int) -> None:
+    found = infer(pair, TARGET, **prompt_of(prompt, 5), return_generation_logits=True, seed=seed, **DRAWN)
+    draft, logits = found["output_ids"].reshape(-1)[len(prompt) :].tolist(), found["generation_logits"][0]
+    assert logits.shape == (1, 5, 49152)
+    drawn = {"draft_input_ids": draft, "draft_logits": logits, "seed": 100 + seed, **DRAWN}
+    kept = engine(pair, prompt, 6, **drawn)
+    assert (kept[:5], len(kept)) == (draft, 6)
+    measured = infer(pair, TARGET, **prompt_of(prompt, 6), return_perf_metrics=True, return_log_probs=True, **drawn)
+    assert figures(measured) == (1, 5, 5)
+    found = infer(pair, TARGET, **prompt_of([*prompt, *draft[:4]], 1), return_log_probs=True)
+    row = logits[0, 4].astype(np.float64)
+    assert measured["output_log_probs"].reshape(-1)[4] == pytest.approx(
+        row[draft[4]] - np.logaddexp.reduce(row), abs=5e-3
+    )
+
+
+def test_a_draft_that_is_sure_of_an_unlikely_token_is_not_kept(pair: Served, prompt: list[int]) -> None:
+    alone = engine(pair, prompt, 3)
+    unlikely = next(token for token in itertools.count(1000) if token not in alone)
+    logits = np.full((1, 1, 49152), -30, np.float32)
+    logits[0, 0, unlikely] = 30
+    for seed in range(4):
+        drawn = {"draft_input_ids": [unlikely], "draft_logits": logits, "seed": seed, **DRAWN}
+        (token,) = engine(pair, prompt, 2, **drawn)
+        assert token != unlikely
+    # A greedy request accepts by equal tokens, whatever the draft's logits are.
+    assert engine(pair, prompt, 2, draft_input_ids=alone[:1], draft_logits=logits) == alone[:2]
+
+
+def test_speculation_by_logits_writes_the_targets_text_or_draws_one(pair: Served) -> None:
+    found = bls(pair, num_draft_tokens=3, use_draft_logits=True, max_tokens=8)
+    assert text([found]) == text([bls(pair, max_tokens=8)])
+    drawn = {"top_k": 20, "temperature": 0.9, "seed": 4, "return_perf_metrics": True, "end_id": -1, "max_tokens": 12}
+    first, again = (bls(pair, num_draft_tokens=3, use_draft_logits=True, **drawn) for _ in range(2))
+    assert text([first]) == text([again])
+    rate, accepted, drafted = figures(first)
+    assert 0.5 < rate == pytest.approx(accepted / drafted)
+    assert drafted >= 6

@@ -141,6 +141,7 @@ def test_engine_json_tells_what_a_backend_needs(tmp_path: Path) -> None:
         "target": "openvino",
         "architecture": "LlamaForCausalLM",
         "vocab_size": 101,
+        "not_finite_id": 101,
         "context_tokens": 256,
         "num_layers": 2,
         "num_kv_heads": 2,

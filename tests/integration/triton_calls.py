@@ -41,11 +41,26 @@ class Stream:
         self._in_flight = 0
         self.client.start_stream(lambda result, error: self._events.put((result, error)))
 
-    def start(self, model: str, *, request_id: str = "", priority: int = 0, **values: Any) -> None:
+    def start(
+        self,
+        model: str,
+        *,
+        request_id: str = "",
+        priority: int = 0,
+        timeout_us: int | None = None,
+        parameters: Mapping[str, str] | None = None,
+        **values: Any,
+    ) -> None:
         """Send one request; `values` are its inputs."""
         self._in_flight += 1
         self.client.async_stream_infer(
-            model, inputs(values), request_id=request_id, priority=priority, enable_empty_final_response=True
+            model,
+            inputs(values),
+            request_id=request_id,
+            priority=priority,
+            timeout=timeout_us,
+            enable_empty_final_response=True,
+            parameters=parameters,
         )
 
     def next(self) -> Response | None:
@@ -99,11 +114,11 @@ def inputs(values: Mapping[str, Any]) -> list[Any]:
     return built
 
 
-def ask(served: Served, model: str, **values: Any) -> list[Response]:
+def ask(served: Served, model: str, *, parameters: Mapping[str, str] | None = None, **values: Any) -> list[Response]:
     """All responses to one request to a decoupled model."""
     stream = Stream(served)
     try:
-        stream.start(model, **values)
+        stream.start(model, parameters=parameters, **values)
         return stream.rest()
     finally:
         stream.close()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from multiprocessing import Pipe
 from typing import Any
 
+from slipstream.backend.admission import Capacity
 from slipstream.backend.messages import Cancel, Ending, Generate, Ready, Tokens
 from slipstream.backend.requests import Penalties, StopRules
 from slipstream.backend.step_loop import StepLoop
@@ -24,6 +25,9 @@ class FakeGeneration:
         if self.read_so_far == self.made:
             return None
         self.read_so_far = self.made
+        if self.request.prompt_ids == [8]:
+            self.is_cancelled = True
+            return Tokens(self.request.handle, [], None, Ending.FAILED, "not finite")
         ending = Ending.LENGTH if self.made == self.request.stop.max_new_tokens else None
         return Tokens(self.request.handle, [self.made], None, ending)
 
@@ -34,7 +38,8 @@ class FakeGeneration:
 class FakePipeline:
     """Token n of a generation is the number n; a prompt that begins with 13 breaks the step.
 
-    A prompt n > 99 is read in the n - 99 steps before its first token; prompt 7 gets one token and then no more.
+    A prompt n > 99 is read in the n - 99 steps before its first token; prompt 7 gets one token and then no more;
+    prompt 8 gives a failure instead.
     """
 
     def __init__(self) -> None:
@@ -67,11 +72,15 @@ class FakePipeline:
     def kv_cache_bytes(self) -> int:
         return 1024
 
+    def speculating(self) -> int:
+        return 0
+
 
 @contextmanager
-def a_running_loop(*, max_batch_size: int = 8) -> Iterator[Any]:
+def a_running_loop(*, max_batch_size: int = 8, kv_blocks: int = 10**9, reserves_output: bool = True) -> Iterator[Any]:
     ours, theirs = Pipe()
-    thread = threading.Thread(target=StepLoop(FakePipeline, theirs, max_batch_size=max_batch_size).run)
+    capacity = Capacity(max_requests=max_batch_size, kv_blocks=kv_blocks, reserves_output=reserves_output)
+    thread = threading.Thread(target=StepLoop(FakePipeline, theirs, capacity=capacity).run)
     thread.start()
     assert ours.recv() == Ready(1024)
     yield ours
@@ -203,3 +212,58 @@ def test_a_step_that_only_fills_the_cache_is_told_once() -> None:
         channel.send(a_generation(1, prompt=102, tokens=1))
         steps = [channel.recv() for _ in range(3)]
     assert [(len(step.tokens), step.kv_cache_usage) for step in steps] == [(0, 0.125), (0, 0.25), (1, 0.0)]
+
+
+def test_a_request_that_gets_no_more_tokens_is_counted_as_paused_once() -> None:
+    with a_running_loop() as channel:
+        channel.send(a_generation(1, prompt=7, tokens=9))
+        channel.send(a_generation(2, tokens=20))
+        steps = []
+        while not any(tokens.ending for step in steps for tokens in step.tokens):
+            assert channel.poll(5)
+            steps.append(channel.recv())
+    assert max(step.paused_requests for step in steps) == 1
+    assert sum(step.newly_paused for step in steps) == 1
+    assert [step.ended_ns for step in steps] == sorted({step.ended_ns for step in steps})
+
+
+def test_a_request_waits_until_its_kv_blocks_are_free() -> None:
+    with a_running_loop(kv_blocks=2) as channel:
+        channel.send(a_generation(1, tokens=60))
+        channel.send(a_generation(2, tokens=60))
+        channel.send(a_generation(3, prompt=99))
+        got = collect_all(channel, 1, 2, 3)
+    assert [tokens.handle for tokens in got if tokens.ids] == [1] * 60 + [2] * 60
+    assert {tokens.handle: tokens.ending for tokens in got}[3] is Ending.FAILED, "one that was refused holds no blocks"
+
+
+def test_the_blocks_of_a_cancelled_request_go_to_the_next_one() -> None:
+    with a_running_loop(kv_blocks=10) as channel:
+        channel.send(a_generation(1, tokens=319))
+        channel.send(Cancel(1))
+        channel.send(a_generation(2, tokens=310))
+        assert collect_all(channel, 1, 2)[-1].ending is Ending.LENGTH
+
+
+def test_a_request_is_told_once_when_it_begins() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=105, tokens=1))
+        channel.send(a_generation(2, tokens=1))
+        begun: list[int] = []
+        endings = 0
+        while endings < 2:
+            step = channel.recv()
+            begun += [each.handle for each in step.begun]
+            endings += sum(tokens.ending is not None for tokens in step.tokens)
+    assert begun == [1, 2]
+
+
+def test_a_generation_that_fails_alone_makes_room_for_the_next() -> None:
+    with a_running_loop(max_batch_size=1) as channel:
+        channel.send(a_generation(1, prompt=8))
+        channel.send(a_generation(2))
+        got = collect_all(channel, 1, 2)
+    assert [(tokens.handle, tokens.ending) for tokens in got if tokens.ending is not None] == [
+        (1, Ending.FAILED),
+        (2, Ending.LENGTH),
+    ]

@@ -20,6 +20,7 @@ from slipstream.backend.trailer import Trailer, read_stop_handle, read_trailer, 
 from slipstream.backend.words import pack, unpack
 from slipstream.text.tokenizer import Tokenizer
 from tests.unit.engine_bench import Bench, FakeReply, a_request, with_stop_words
+from tests.unit.small_tokenizers import byte_level
 
 ALL_OUTPUTS = frozenset({"output_ids", "sequence_length", "output_log_probs", "cum_log_probs", "num_output_tokens"})
 
@@ -136,7 +137,7 @@ def test_the_trailer_lies_behind_the_tokens_and_only_marked_requests_see_it() ->
     assert plain["output_ids"].tolist() == [[[10, 11]]]
     ids = marked["output_ids"].reshape(-1).tolist()
     assert ids[:2] == [10, 11]
-    assert read_trailer(ids, 2) == Trailer(handle=7, tokens_before=4, is_last=False)
+    assert read_trailer(ids, 2) == Trailer(handle=7, tokens_before=4, is_last=False, only_special_before=False)
     assert read_trailer([10, 11], 2) is None
 
 
@@ -173,8 +174,12 @@ def test_figures_are_given_with_the_last_response_when_they_are_asked_for() -> N
     figures = response_tensors(asking, last, SERVED_OUTPUTS)
     assert set(figures) - always == {
         "arrival_time_ns",
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
@@ -266,3 +271,30 @@ def test_unloading_fails_what_is_in_flight() -> None:
     bench.engine.submit(a_request(), reply)
     bench.engine.close()
     assert "unloaded" in reply.failures.get(timeout=5)
+
+
+def test_many_tokens_that_are_bytes_each_do_not_end_a_piece_inside_a_character(vocabulary: Vocabulary) -> None:
+    stream = a_stream(a_request(), vocabulary, interval=20)
+    stream.push(Tokens(7, vocabulary.tokenizer.encode("a")))
+    assert stream.take() is not None
+    ids = vocabulary.tokenizer.encode("日" * 20)
+    assert len(ids) > 40
+    texts = []
+    for token in ids:
+        stream.push(Tokens(7, [token]))
+        if (piece := stream.take()) is not None:
+            texts.append(vocabulary.tokenizer.decode(piece.ids))
+    assert len(texts) > 1
+    assert not any("\ufffd" in text for text in texts)
+
+
+def test_special_tokens_at_the_beginning_are_no_text_that_went_before() -> None:
+    tokenizer = byte_level()
+    stream = a_stream(a_request(), Vocabulary(tokenizer=tokenizer, characters=Characters(tokenizer)))
+    before = []
+    for token in (*tokenizer.eos_ids, *tokenizer.encode("fox")):
+        stream.push(Tokens(7, [token]))
+        piece = stream.take()
+        assert piece is not None
+        before.append((piece.tokens_before, piece.only_special_before))
+    assert before == [(0, True), (1, True), (2, False)]

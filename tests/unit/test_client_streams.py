@@ -6,14 +6,16 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
-from slipstream.client import AsyncTritonClient, Chunk, Completion, Sampling, TextRequest, TritonClient
+from slipstream.client import AsyncTritonClient, Chunk, Completion, Sampling, Stream, TextRequest, TritonClient
 from slipstream.errors import SlipstreamError
 from tests.fakes.triton import FakeTriton, Script
 
@@ -201,6 +203,33 @@ def test_a_held_stream_is_cancelled_by_closing_and_then_over(long_reply: FakeTri
         assert long_reply.wait_until_cancelled() == [long_reply.received[0].id]
         assert list(stream) == []
         assert stream.completion.text == "word "
+
+
+def test_cancelled_streams_leave_no_connection_behind(long_reply: FakeTriton) -> None:
+    """A call whose last events nobody takes keeps its connection open after its client was closed."""
+    for leave in (Stream.close, Stream.__next__):  # the second one drops it
+        with TritonClient(long_reply.address) as client:
+            stream = client.stream("hello", max_tokens=2000)
+            next(stream)
+            leave(stream)
+            del stream
+    port = int(long_reply.address.rpartition(":")[2])
+    deadline = time.monotonic() + 10
+    while any(each.raddr and each.raddr.port == port for each in psutil.Process().net_connections("tcp")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_client_that_gave_up_and_was_closed_does_not_go_on_trying() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with TritonClient(address, connect_timeout_s=0.2) as client, pytest.raises(SlipstreamError, match="nothing"):
+            client.generate("x", max_tokens=1)
+        server.listen()
+        server.settimeout(1.5)  # gRPC tries once a second at least
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_closing_from_another_thread_ends_the_reader(long_reply: FakeTriton) -> None:

@@ -24,7 +24,6 @@ MODELS = ("tensorrt_llm", "ensemble", "tensorrt_llm_bls")
 WORKS = "works"
 # Fields that the spec refuses with this engine, and why; all of `runtime.tensorrt_llm` besides.
 REFUSED_FIELDS = {
-    "engine.max_beam_width": "other than 1: beam search is not available on this engine",
     "engine.speculation": "the CPU engine does not speculate",
 }
 BACKEND = ROOT / "src" / "slipstream" / "backend"
@@ -72,7 +71,7 @@ def input_status(model: str, name: str) -> str:
     if model == "tensorrt_llm_bls" and name == IMAGE_INPUT:
         return f"refused: {IMAGES}"
     if model == "tensorrt_llm_bls" and name in DRAFT_INPUTS:
-        return f"refused: {DRAFT_INPUTS[name]}"
+        return f"{WORKS} with `engine.draft`; otherwise refused: {DRAFT_INPUTS[name]}"
     prompt_inputs, engine_inputs = PROMPT_INPUTS, RENAMED
     if model == "ensemble":
         maps = {step.model_name: step.input_map for step in contract()["ensemble"].steps}
@@ -123,7 +122,7 @@ def parameter_status(model: str, name: str) -> str:
     if path.startswith("runtime.tensorrt_llm."):
         return f"refused: `{path}` is a setting of the C++ backend"
     field = next(field for field in REFUSED_FIELDS if path.startswith(field))
-    return f"refused{',' if field.endswith('width') else ':'} {REFUSED_FIELDS[field]}"
+    return f"refused: {REFUSED_FIELDS[field]}"
 
 
 def test_the_page_holds_the_tables_as_they_are() -> None:

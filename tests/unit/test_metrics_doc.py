@@ -23,3 +23,11 @@ def test_the_page_has_a_row_for_every_value_and_a_reason_for_what_is_absent() ->
         assert {(value, f"absent: {reason}") for value, reason in values.items()} <= set(rows)
     for name, reason in ABSENT_FAMILIES.items():
         assert f"`{name}`: {reason}" in page
+
+
+def test_the_page_has_a_row_for_every_family_under_vllms_names() -> None:
+    families = json.loads((ROOT / "tests/contract/vllm/metrics.json").read_text("utf-8"))["families"]
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(vllm:\w+)` \| ([\w ]+) \|", page, re.MULTILINE))
+    counted_here = "vllm:inter_token_latency_seconds"
+    assert rows == {row["name"]: row["type"] for row in families} | {counted_here: "see below"}

@@ -259,3 +259,10 @@ def test_two_checkpoints_that_do_not_fit_are_refused_before_the_first_is_compile
     (tmp_path / "out").mkdir()
     with pytest.raises(SpecError, match="a vocabulary of 32000"):
         TRTLLM_ENGINE.make(Context(spec=spec, root=root, workspace=workspace), tmp_path / "out", silent)
+
+
+def test_the_draft_inside_the_cpu_engine_is_built_before_the_repository(root: Path) -> None:
+    draft = "engine.speculation={mode: draft_target, max_draft_len: 3, speculative_model: ./draft}"
+    names = [stage.name for stage in stages_for(load_deployment("smollm2-135m-cpu", [draft], root=root))]
+    assert {"draft/model", "draft/checkpoint", "draft/engine"} < set(names)
+    assert names[-1] == "model_repository"

@@ -173,7 +173,12 @@ def test_instances_queue_and_policy_follow_the_spec(spec: DeploymentSpec) -> Non
         "postprocessing": [1],
         "tensorrt_llm_bls": [runtime.bls_instances],
     }
-    for name in ("preprocessing", "tensorrt_llm"):
+    embedded = spec.engine.target == "openvino"
+    if embedded:
+        assert configs["tensorrt_llm"].parameters["slipstream_max_queue_size"].string_value == str(
+            runtime.max_queue_size
+        )
+    for name in ("preprocessing",) if embedded else ("preprocessing", "tensorrt_llm"):
         queue = configs[name].dynamic_batching.default_queue_policy
         assert queue.max_queue_size == runtime.max_queue_size
         assert queue.default_timeout_microseconds == runtime.default_queue_timeout_microseconds

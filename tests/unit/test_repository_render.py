@@ -80,7 +80,11 @@ def test_the_ensemble_is_wired_as_the_contract_says(root: Path, tmp_path: Path, 
         }
         for step in config.ensemble_scheduling.step
     ]
-    assert steps == the_contract("ensemble")["ensemble_scheduling"]
+    watch = config.ensemble_scheduling.step[3:]
+    assert steps[:3] == the_contract("ensemble")["ensemble_scheduling"]
+    assert [step.model_name for step in watch] == (["tensorrt_llm", "postprocessing"] if name == DEFAULT else [])
+    outputs = {entry.name for entry in config.output}
+    assert not any(outputs & set(step.output_map.values()) for step in watch)
     assert config.platform == "ensemble"
     assert not config.HasField("model_transaction_policy")
 
@@ -106,7 +110,7 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "tokenizer_dir": "/models/smollm2-135m-cpu/model",
         "guided_decoding_backend": "",
         "xgrammar_tokenizer_info_path": "",
-        "max_beam_width": "1",
+        "max_beam_width": "16",
         "batch_scheduler_policy": "guaranteed_no_evict",
         "enable_kv_cache_reuse": "true",
         "enable_chunked_context": "true",
@@ -116,10 +120,15 @@ def test_the_embedded_engine_fills_the_slot_through_the_python_backend(root: Pat
         "slipstream_execution": "accuracy",
         "slipstream_kv_cache_gib": "3",
         "slipstream_max_batch_size": "32",
+        "slipstream_max_queue_size": "0",
         "slipstream_max_num_tokens": "2048",
         "slipstream_max_seq_len": "2048",
         "slipstream_max_input_len": "2047",
         "slipstream_stream_interval": "4",
+        "slipstream_stream_interval_adapts": "false",
+        "slipstream_prefill_chunk_tokens": "256",
+        "slipstream_request_timeout_s": "0",
+        "slipstream_step_timeout_s": "30",
     }
 
 
@@ -179,13 +188,24 @@ def test_without_limits_there_is_no_queue_policy(root: Path, tmp_path: Path) -> 
         assert not config.dynamic_batching.HasField("default_queue_policy")
 
 
-def test_the_batcher_before_postprocessing_is_upstreams_on_the_gpu_and_absent_on_the_cpu(
-    root: Path, tmp_path: Path
+@pytest.mark.parametrize("model", ["postprocessing", "tensorrt_llm"])
+def test_the_batcher_before_a_step_that_may_be_cancelled_is_upstreams_on_the_gpu_and_absent_on_the_cpu(
+    root: Path, tmp_path: Path, model: str
 ) -> None:
     for name, batches in ((STREAMING_GPU, True), (DEFAULT, False)):
         out = tmp_path / name
         out.mkdir()
-        assert render(root, out, name)["postprocessing"].HasField("dynamic_batching") == batches
+        assert render(root, out, name)[model].HasField("dynamic_batching") == batches
+
+
+def test_an_adaptive_stream_interval_is_a_limit_and_a_flag(root: Path, tmp_path: Path) -> None:
+    found = parameters(render(root, tmp_path, DEFAULT, "runtime.stream_interval=auto")["tensorrt_llm"])
+    assert (found["slipstream_stream_interval"], found["slipstream_stream_interval_adapts"]) == ("8", "true")
+
+
+def test_with_one_response_a_request_the_ensemble_has_no_watch(root: Path, tmp_path: Path) -> None:
+    config = render(root, tmp_path, DEFAULT, "runtime.decoupled=false")["ensemble"]
+    assert len(config.ensemble_scheduling.step) == 3
 
 
 def test_the_draft_profile_is_what_upstreams_speculation_needs(root: Path, tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from slipstream.backend.bls_call import EngineCall, EngineFailedError
 from slipstream.backend.bls_draft_call import DraftTargetCall, Pair
 from slipstream.backend.bls_request import TextRequest, read_text_request
 from slipstream.backend.bls_text import OutputText
+from slipstream.backend.bls_texts import OutputTexts
 from slipstream.backend.kept_responses import KEPT
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
 from slipstream.backend.prompt import PromptSettings
+from slipstream.backend.responses import place_tensors
 from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.triton import TextReply, input_tensors
 from slipstream.backend.watch import Watch
@@ -64,7 +67,7 @@ class BusinessLogic:
     def execute(self, requests: list[Any]) -> None:
         """Begin every request on a thread of its own, or serve one after the other where there is a draft."""
         for request in requests:
-            arguments = (input_tensors(request), TextReply(request))
+            arguments = (input_tensors(request), TextReply(request), request.timeout())
             thread = threading.Thread(target=self._serve, args=arguments, name="stream", daemon=True)
             thread.start()
             if self._pair is not None:
@@ -74,48 +77,63 @@ class BusinessLogic:
         """End the watch; Triton unloads a model only when its requests are answered, so no stream is left."""
         self._watch.close()
 
-    def _serve(self, tensors: dict[str, Any], reply: TextReply) -> None:
+    def _serve(self, tensors: dict[str, Any], reply: TextReply, timeout_us: int) -> None:
         """Answer one request; whatever goes wrong, its client hears of it."""
         try:
             wanted = read_text_request(
                 tensors, self._settings, decoupled=self._decoupled, has_draft_model=self._pair is not None
             )
-            self._generate(wanted, reply)
+            self._generate(wanted, reply, timeout_us)
         except (RequestRefusedError, EngineFailedError) as error:
             reply.refuse(str(error))
         except Exception as error:
             reply.fail(f"{type(error).__name__}: {error}")
             raise
 
-    def _generate(self, wanted: TextRequest, reply: TextReply) -> None:
+    def _generate(self, wanted: TextRequest, reply: TextReply, timeout_us: int) -> None:
         request_id = f"bls-{os.getpid()}-{next(self._numbers)}"
-        call = self._call(wanted, request_id, reply)
-        text = OutputText(
-            self._settings.tokenizer,
-            skip_special_tokens=self._skips_special_tokens,
-            accumulates=self._accumulates and wanted.streaming,
-        )
-        # After a stop there is no part; a model that is not decoupled owes a response even then.
-        whole, others = "", dict[str, Any]()
+        call = self._call(wanted, request_id, reply, timeout_us)
+        texts = OutputTexts(partial(self._new_text, wanted), are_wholes=not wanted.streaming or wanted.has_beams)
+        generations_left = wanted.num_generations
+        last, others = None, dict[str, Any]()
         self._enter(request_id, call)
         try:
-            for part in call.parts(wanted.engine_tensors, reply.requested):
-                piece = text.push(part.ids)
-                if not wanted.streaming:
-                    whole, others = piece + text.finish(), part.others
-                elif piece or part.others:
-                    reply.send(piece, part.others)
+            for part in call.parts(wanted.engine_tensors, reply.requested, generations=wanted.num_generations):
+                pieces = texts.push(part)
+                generations_left -= 1
+                if not wanted.streaming and generations_left == 0:
+                    last, others = pieces, part.others
+                elif any(pieces) or part.others or not wanted.streaming:
+                    reply.send(pieces, part.others)
         finally:
             self._leave(request_id)
         KEPT.release(reply.is_answered)
-        if wanted.streaming:
-            reply.close(text.finish())
+        for place, rest in texts.rests():
+            reply.send([rest], {name: array for name, array in place_tensors(place).items() if name in reply.requested})
+        if last is None and self._decoupled:
+            reply.close()
         else:
-            reply.send_last(whole, others)
+            # After a stop there is no part; a model that is not decoupled owes a response even then.
+            reply.send_last(last or [""], others)
 
-    def _call(self, wanted: TextRequest, request_id: str, reply: TextReply) -> EngineCall | DraftTargetCall:
+    def _new_text(self, wanted: TextRequest) -> OutputText:
+        return OutputText(
+            self._settings.tokenizer,
+            skip_special_tokens=self._skips_special_tokens,
+            accumulates=self._accumulates and wanted.streaming and not wanted.has_beams,
+        )
+
+    def _call(
+        self, wanted: TextRequest, request_id: str, reply: TextReply, timeout_us: int
+    ) -> EngineCall | DraftTargetCall:
         if self._pair is None:
-            return EngineCall(self._engine_model, request_id=request_id, is_abandoned=reply.is_cancelled)
+            return EngineCall(
+                self._engine_model,
+                request_id=request_id,
+                is_abandoned=reply.is_cancelled,
+                timeout_us=timeout_us,
+                parameters=reply.parameters,
+            )
         if wanted.drafting is not None:
             return DraftTargetCall(self._pair, wanted.drafting, request_id=request_id, is_abandoned=reply.is_cancelled)
         return EngineCall(
@@ -123,6 +141,8 @@ class BusinessLogic:
             request_id=request_id,
             is_abandoned=reply.is_cancelled,
             decoupled=self._pair.decoupled,
+            timeout_us=timeout_us,
+            parameters=reply.parameters,
         )
 
     def _enter(self, request_id: str, call: EngineCall | DraftTargetCall) -> None:

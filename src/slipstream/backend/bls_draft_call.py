@@ -63,8 +63,9 @@ class DraftTargetCall:
         self._request_id = request_id
         self._is_abandoned = is_abandoned
 
-    def parts(self, tensors: Tensors, requested: frozenset[str]) -> Iterator[Part]:
-        """The whole output as one part; none when the client has gone away."""
+    def parts(self, tensors: Tensors, requested: frozenset[str], *, generations: int = 1) -> Iterator[Part]:
+        """The whole output as one part; none when the client has gone away. There is one generation."""
+        assert generations == 1
         started_ns = time.monotonic_ns()
         task = _task(tensors, self._drafting, self._pair)
         calls = _Calls(self._whole, self._pair, tensors, self._drafting, requested)

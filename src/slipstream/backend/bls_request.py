@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slipstream.backend.bls_drafting import Drafting, read_drafting
-from slipstream.backend.prompt import IMAGES, Prompt, PromptSettings, read_prompt, refuse_unserved_text
-from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, is_given
-from slipstream.backend.trailer import CALL, marker
+from slipstream.backend.prompt import IMAGES, Prompt, PromptSettings, filled_ids, read_prompt, refuse_unserved_text
+from slipstream.backend.sequences import has_beams, num_generations, num_rows
+from slipstream.backend.tensors import RequestRefusedError, Tensors, first_flag, is_given
+from slipstream.backend.trailer import call_marker
+from slipstream.backend.words import padded
 
 # The inputs that preprocessing reads, under its names.
 PROMPT_INPUTS = {
@@ -42,7 +44,7 @@ RENAMED = {
 
 IMAGE_INPUT = "image_input"
 _DRAFT = "the repository has no draft model"
-DRAFT_INPUTS = {"num_draft_tokens": _DRAFT, "use_draft_logits": _DRAFT}  # and why they are refused then
+DRAFT_INPUTS = {"num_draft_tokens": _DRAFT, "use_draft_logits": _DRAFT}  # and when they are refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,51 +53,56 @@ class TextRequest:
 
     engine_tensors: dict[str, NDArray[Any]]
     streaming: bool
+    num_generations: int
+    has_beams: bool
     drafting: Drafting | None  # none: the target writes alone
 
 
 def read_text_request(
     tensors: Tensors, settings: PromptSettings, *, decoupled: bool, has_draft_model: bool
 ) -> TextRequest:
-    """Tokenize the prompt and pass on everything that the engine itself accepts or refuses."""
+    """Tokenize the prompts, one a row, and pass on everything that the engine itself accepts or refuses."""
     drafting = read_drafting(tensors, has_draft_model=has_draft_model)
     if is_given(tensors, IMAGE_INPUT):
         raise RequestRefusedError(f"{IMAGE_INPUT}: {IMAGES}; leave it out")
-    if is_given(tensors, "text_input") and tensors["text_input"].size > 1:
-        raise RequestRefusedError(
-            f"text_input holds {tensors['text_input'].size} prompts, the limit is 1: send them one by one"
-        )
     prompt_tensors = {PROMPT_INPUTS[name]: tensor for name, tensor in tensors.items() if name in PROMPT_INPUTS}
     if not is_given(prompt_tensors, "QUERY"):
         raise RequestRefusedError("text_input is missing")
     refuse_unserved_text(prompt_tensors)
-    streaming = bool(flag(tensors, "stream"))
+    streaming = first_flag(tensors, "stream")
     if streaming and not decoupled:
         raise RequestRefusedError("stream is true, but the model is not decoupled: it gives one response a request")
-    prompt = read_prompt(prompt_tensors, 0, settings)
-    engine_tensors = {**_passed_on(tensors), **_prompt_inputs(prompt)}
-    return TextRequest(engine_tensors=engine_tensors, streaming=streaming, drafting=drafting)
+    rows = num_rows(tensors, "text_input")
+    prompts = [read_prompt(prompt_tensors, row, settings) for row in range(rows)]
+    passed_on = _passed_on(tensors, rows)
+    return TextRequest(
+        engine_tensors={**passed_on, **_prompt_inputs(prompts)},
+        streaming=streaming,
+        num_generations=num_generations(passed_on, rows),
+        has_beams=has_beams(passed_on),
+        drafting=drafting,
+    )
 
 
-def _passed_on(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _passed_on(tensors: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
     return {
-        RENAMED.get(name, name): tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
+        RENAMED.get(name, name): tensor if tensor.ndim > 1 else tensor.reshape(rows, -1)
         for name, tensor in tensors.items()
         if name not in PROMPT_INPUTS and name not in DRAFT_INPUTS and tensor.size > 0
     }
 
 
-def _prompt_inputs(prompt: Prompt) -> dict[str, NDArray[Any]]:
+def _prompt_inputs(prompts: Sequence[Prompt]) -> dict[str, NDArray[Any]]:
     inputs: dict[str, NDArray[Any]] = {
-        "input_ids": np.array([prompt.ids], np.int32),
-        "input_lengths": np.array([[len(prompt.ids)]], np.int32),
-        "request_output_len": np.array([[prompt.max_tokens]], np.int32),
-        "end_id": np.array([[prompt.end_id]], np.int32),
-        "pad_id": np.array([[prompt.pad_id]], np.int32),
-        "prompt_table_extra_ids": marker(CALL)[np.newaxis],
+        "input_ids": filled_ids(prompts),
+        "input_lengths": np.array([[len(prompt.ids)] for prompt in prompts], np.int32),
+        "request_output_len": np.array([[prompt.max_tokens] for prompt in prompts], np.int32),
+        "end_id": np.array([[prompt.end_id] for prompt in prompts], np.int32),
+        "pad_id": np.array([[prompt.pad_id] for prompt in prompts], np.int32),
+        "prompt_table_extra_ids": np.tile(call_marker(), (len(prompts), 1)),
     }
-    if prompt.stop_words.size:
-        inputs["stop_words_list"] = prompt.stop_words[np.newaxis]
-    if prompt.bad_words.size:
-        inputs["bad_words_list"] = prompt.bad_words[np.newaxis]
-    return inputs
+    words = {
+        "stop_words_list": padded([prompt.stop_words for prompt in prompts]),
+        "bad_words_list": padded([prompt.bad_words for prompt in prompts]),
+    }
+    return inputs | {name: tensor for name, tensor in words.items() if tensor.size}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from slipstream.text.tokenizer import Tokenizer
 
-_REPLACEMENT = "\ufffd"
-# Bytes that never become a character are let out after this many tokens; a character takes at most four.
+# Beginnings of characters that nothing completes are let out after this many tokens; a character takes at most four,
+# but special tokens may come between them.
 _MOST_HELD_TOKENS = 16
 
 
@@ -19,17 +19,23 @@ class Characters:
     """Knows every token of one vocabulary; built once, at load."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._fast = tokenizer.fast
-        alone = self._fast.decode_batch([[token] for token in range(tokenizer.vocab_size)], skip_special_tokens=False)
-        self._broken_alone = frozenset(token for token, text in enumerate(alone) if _REPLACEMENT in text)
+        self._bytes = tokenizer.token_bytes
+        self._silent = tokenizer.special_ids
+        # Only these need a closer look; nearly every token ends a character by itself.
+        self._open = self._silent | self._bytes.parts_of_characters(range(tokenizer.vocab_size))
 
     def end_whole(self, ids: Sequence[int]) -> bool:
         """The last of `ids` completes a character, or nothing will."""
-        start = len(ids)
-        while start and ids[start - 1] in self._broken_alone:
-            start -= 1
-        open_run = ids[start:]
-        if not open_run or len(open_run) >= _MOST_HELD_TOKENS:
+        if not ids or ids[-1] not in self._open:
             return True
-        text: str = self._fast.decode(list(open_run), skip_special_tokens=False)
-        return not text.endswith(_REPLACEMENT)
+        return not self._is_open(ids) or (
+            len(ids) >= _MOST_HELD_TOKENS
+            and all(self._is_open(ids[:end]) for end in range(len(ids) - _MOST_HELD_TOKENS + 1, len(ids)))
+        )
+
+    def any_text(self, ids: Sequence[int]) -> bool:
+        """One of `ids` is no special token: text begins with it, and what follows is the middle of a text."""
+        return any(token not in self._silent for token in ids)
+
+    def _is_open(self, ids: Sequence[int]) -> bool:
+        return self._bytes.ends_inside_character(ids[-_MOST_HELD_TOKENS:], silent=self._silent)

@@ -15,6 +15,8 @@ SERVED = frozenset(
         "input_lengths",
         "request_output_len",
         "draft_input_ids",
+        "draft_logits",
+        "draft_acceptance_threshold",
         "end_id",
         "stop_words_list",
         "bad_words_list",
@@ -27,12 +29,18 @@ SERVED = frozenset(
         "min_tokens",
         "seed",
         "return_log_probs",
+        "return_context_logits",
+        "return_generation_logits",
         "return_perf_metrics",
         "return_num_input_tokens",
         "return_num_output_tokens",
         "exclude_input_in_output",
         "guided_decoding_guide_type",
         "guided_decoding_guide",
+        "num_return_sequences",
+        "beam_width",
+        "len_penalty",  # with beams, as the next
+        "early_stopping",
         "stop",
         "streaming",
     }
@@ -43,7 +51,6 @@ _RETENTION = "a hint; the prefix cache drops the least recently used blocks firs
 
 ACCEPTED = {
     "pad_id": "responses hold no padding",
-    "early_stopping": "it ends beams, and there is one",
     "retention_token_range_starts": _RETENTION,
     "retention_token_range_ends": _RETENTION,
     "retention_token_range_priorities": _RETENTION,
@@ -55,14 +62,12 @@ ACCEPTED = {
 MARK_INPUT = "prompt_table_extra_ids"
 
 _ENCODER = "the engine is a decoder-only model"
-_BEAMS = "beam search is not available on this engine"
-_SEVERAL = "several sequences of one request are not available on this engine"
+_DIVERSITY = "the engine knows a penalty between groups of beams, and no addition to a beam's score by its rank"
 _LORA = "the engine was built without LoRA adapters"
 _PROMPT_TABLE = "prompt embeddings are not available on this engine"
-_DRAFT = "a draft is accepted by equal tokens on this engine"
 _LOOKAHEAD = "lookahead decoding is not available on this engine"
-_DECAY = "a decaying top-p is not available on this engine"
-_LOGITS = "the engine does not give out logits"
+_DECAY = "the engine's sampler has one top-p for the whole output"
+BIAS = "the engine's sampler takes no bias on the logits, it can only be told which tokens are allowed"
 _MROPE = "the engine is not a multimodal model"
 
 REFUSED = {
@@ -72,18 +77,11 @@ REFUSED = {
     "decoder_input_lengths": _ENCODER,
     "cross_attention_mask": _ENCODER,
     "skip_cross_attn_blocks": _ENCODER,
-    "num_return_sequences": _SEVERAL,
-    "beam_width": _BEAMS,
-    "len_penalty": _BEAMS,
-    "beam_search_diversity_rate": _BEAMS,
-    "draft_logits": _DRAFT,
-    "draft_acceptance_threshold": _DRAFT,
-    "embedding_bias": "a bias on the logits is not available on this engine",
+    "beam_search_diversity_rate": _DIVERSITY,
+    "embedding_bias": BIAS,
     "runtime_top_p_min": _DECAY,
     "runtime_top_p_decay": _DECAY,
     "runtime_top_p_reset_ids": _DECAY,
-    "return_context_logits": _LOGITS,
-    "return_generation_logits": _LOGITS,
     "prompt_embedding_table": _PROMPT_TABLE,
     "prompt_vocab_size": _PROMPT_TABLE,
     MARK_INPUT: _PROMPT_TABLE,  # the marks of the ensemble and of the BLS model aside, see trailer.py
@@ -104,40 +102,34 @@ SERVED_OUTPUTS = frozenset(
         "sequence_length",
         "cum_log_probs",  # with return_log_probs, as the next
         "output_log_probs",
-        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next five
+        "context_logits",  # with return_context_logits, in the last response
+        "generation_logits",  # with return_generation_logits, in the last response
+        "arrival_time_ns",  # with return_perf_metrics, in the last response, as the next nine
+        "first_scheduled_time_ns",
         "first_token_time_ns",
         "last_token_time_ns",
+        "kv_cache_alloc_new_blocks",
+        "kv_cache_reused_blocks",
+        "kv_cache_alloc_total_blocks",
         "acceptance_rate",
         "total_accepted_draft_tokens",
         "total_draft_tokens",
         "num_input_tokens",  # with return_num_input_tokens
         "num_output_tokens",  # with return_num_output_tokens
+        "batch_index",  # with several rows
+        "sequence_index",  # with num_return_sequences above 1
     }
 )
 
-_REUSE = "the pipeline does not say which of a request's KV blocks it reused"
 
 ABSENT_OUTPUTS = {
-    "context_logits": _LOGITS,
-    "generation_logits": _LOGITS,
-    "batch_index": "a request holds one prompt",
-    "sequence_index": _SEVERAL,
     "context_phase_params": "disaggregated serving is not available on this engine",
-    "first_scheduled_time_ns": "the pipeline does not say when it first schedules a request",
-    "kv_cache_alloc_new_blocks": _REUSE,
-    "kv_cache_reused_blocks": _REUSE,
-    "kv_cache_alloc_total_blocks": _REUSE,
 }
 
 NEUTRAL: dict[str, tuple[float, ...]] = {
-    "num_return_sequences": (1,),
-    "beam_width": (1,),
-    "len_penalty": (0, 1),  # acts on beams only
     "beam_search_diversity_rate": (0,),
     "runtime_top_p_decay": (1,),
     "runtime_top_p_min": (0,),
-    "return_context_logits": (0,),
-    "return_generation_logits": (0,),
     "decoder_input_lengths": (0,),
     "prompt_vocab_size": (0,),
     "embedding_bias": (0,),

@@ -13,8 +13,11 @@ READ: Mapping[str, frozenset[str]] = {
         {
             "gpt_model_path",
             "tokenizer_dir",
+            "max_beam_width",
             "enable_kv_cache_reuse",
             "enable_chunked_context",
+            "batch_scheduler_policy",
+            "max_tokens_in_paged_kv_cache",
             "exclude_input_in_output",
             "cancellation_check_period_ms",
             "stats_check_period_ms",
@@ -35,7 +38,6 @@ READ: Mapping[str, frozenset[str]] = {
 
 WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
     "tensorrt_llm": {
-        "batch_scheduler_policy": "requests that find no room in the KV cache are set aside and computed again",
         "kv_cache_free_gpu_mem_fraction": "there is no GPU; `runtime.kv_cache_gib` sizes the cache",
         "gpt_model_type": "the engine batches in flight, which is the only value that is rendered",
         "FORCE_CPU_ONLY_INPUT_TENSORS": "there is no other memory; it is not rendered",

@@ -6,19 +6,26 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, ToLoop
+from slipstream.backend.admission import Capacity, count_waiting, size_of
+from slipstream.backend.latency import Tally
+from slipstream.backend.messages import Cancel, Ending, FromLoop, Step, Tokens, ToLoop
 from slipstream.backend.parameters import Limits
 from slipstream.backend.requests import GenerationRequest
+from slipstream.backend.silence import Silence
 from slipstream.backend.stream import Piece, Stream, Vocabulary
+from slipstream.backend.stream_interval import StreamInterval
 from slipstream.backend.tensors import RequestRefusedError
+from slipstream.backend.vllm_families import GAP_S
 from slipstream.errors import SlipstreamError
 
 _REOPEN_PAUSE_S = 2.0
+_STEP_WEIGHT = 0.2
+_LONGEST_STEP_S = 0.5  # what is longer is a pause
 
 
 class Reply(Protocol):
@@ -32,6 +39,9 @@ class Reply(Protocol):
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let Triton say in another way that the client has gone away; `step_s` is the time between two tokens."""
 
 
 class Loop(Protocol):
@@ -48,6 +58,9 @@ class Loop(Protocol):
 
     def memory_bytes(self) -> int:
         """Resident memory of its process."""
+
+    def kill(self) -> None:
+        """End a loop that does not react; `receive` gives none from then on."""
 
     def close(self) -> None:
         """End the loop; `receive` gives none from then on."""
@@ -83,12 +96,17 @@ class Engine:
         *,
         limits: Limits,
         vocabulary: Vocabulary | None,
-        stream_interval: int,
+        stream_interval: StreamInterval,
         changed: threading.Event,
+        step_timeout_s: float = 30.0,
     ) -> None:
         self._open_loop = open_loop
         self._stream_interval = stream_interval
         self._limits = limits
+        self._capacity = Capacity(
+            max_requests=limits.max_batch_size, kv_blocks=limits.kv_blocks, reserves_output=limits.reserves_output
+        )
+        self._silence = Silence(step_timeout_s)
         self._vocabulary = vocabulary
         self._changed = changed  # set after a request began or ended, and when the KV cache has become free
         self._handles = itertools.count(1)
@@ -99,6 +117,12 @@ class Engine:
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
         self.paused_requests = 0  # in the last of them
+        self.step_s = 0.0  # between two of them, lately
+        self._last_step_s = 0.0
+        self.speculating_requests = 0  # in the last of them
+        self.draft_tokens = 0  # proposed by speculation since the model was loaded
+        self.accepted_draft_tokens = 0  # and those of them that were right
+        self.tally = Tally(GAP_S)
         self._finished: deque[Lengths] = deque()
         self._loop = open_loop()
         self._thread = threading.Thread(target=self._deliver, name="deliver", daemon=True)
@@ -106,24 +130,42 @@ class Engine:
 
     def submit(self, request: GenerationRequest, reply: Reply) -> int:
         """Begin `request`; its handle. `RequestRefusedError` when too many wait already."""
-        stream = Stream(
-            handle=next(self._handles),
-            request=request,
-            vocabulary=self._vocabulary,
-            interval=self._stream_interval,
-        )
+        return self.submit_all((request,), reply)[0]
+
+    def submit_all(self, requests: Sequence[GenerationRequest], reply: Reply) -> list[int]:
+        """Begin the generations of one request, or none of them: `RequestRefusedError` as above."""
+        streams = [
+            Stream(
+                handle=next(self._handles),
+                request=request,
+                vocabulary=self._vocabulary,
+                interval=self._stream_interval.longest,
+            )
+            for request in requests
+        ]
         with self._lock:
-            self._admit()
-            self._in_flight[stream.handle] = _Delivery(stream, reply)
-            self._loop.send(stream.generate_message)
+            self._admit(requests)
+            if not self._in_flight:
+                self._silence.break_off()  # an idle loop has nothing to say
+            for stream in streams:
+                self._in_flight[stream.handle] = _Delivery(stream, reply)
+                self._loop.send(stream.generate_message)
         self._changed.set()
-        return stream.handle
+        return [stream.handle for stream in streams]
 
     def cancel(self, handle: int) -> None:
         """End a generation; its last response still comes. An unknown handle has ended already."""
         with self._lock:
             if handle in self._in_flight:
                 self._loop.send(Cancel(handle))
+
+    def cancel_with_siblings(self, handle: int) -> None:
+        """End all generations of the request that generation `handle` belongs to."""
+        with self._lock:
+            found = self._in_flight.get(handle)
+            for other, delivery in self._in_flight.items():
+                if found is not None and delivery.reply is found.reply:
+                    self._loop.send(Cancel(other))
 
     def cancel_request(self, request_id: str) -> None:
         """End every generation with Triton's `request_id`; there may be none."""
@@ -132,9 +174,13 @@ class Engine:
                 self.cancel(stream.handle)
 
     def checks(self) -> list[Callable[[], None]]:
-        """One call each generation in flight, which ends it if its client has gone away."""
+        """One call each generation in flight, which ends it if its client has gone away or its time is up.
+
+        And one that ends a step loop which has hung.
+        """
         with self._lock:
-            return [partial(self._cancel_if_abandoned, delivery) for delivery in self._in_flight.values()]
+            looks = [partial(self._look_after, delivery) for delivery in self._in_flight.values()]
+        return [self._kill_if_mute, *looks] if looks else []
 
     def streams(self) -> list[Stream]:
         """The generations in flight, oldest first."""
@@ -162,48 +208,89 @@ class Engine:
         with self._lock:
             self._loop.close()
 
-    def _cancel_if_abandoned(self, delivery: _Delivery) -> None:
+    def _kill_if_mute(self) -> None:
+        if self._silence.is_too_long:
+            self._silence.note_kill()
+            self._loop.kill()
+
+    def _look_after(self, delivery: _Delivery) -> None:
+        if delivery.stream.expire():
+            self.cancel(delivery.stream.handle)
         if delivery.stream.request.wishes.trailer:
-            return  # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing
+            # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
+            delivery.reply.beat(delivery.stream, self.step_s)
+            return
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
-    def _admit(self) -> None:
-        waiting = len(self._in_flight) - self._limits.max_batch_size
+    def _admit(self, requests: Sequence[GenerationRequest]) -> None:
+        for request in requests:
+            if refusal := self._capacity.refusal(size_of(request)):
+                raise RequestRefusedError(refusal)
         limit = self._limits.max_queue_size
-        if limit and waiting >= limit:
+        if not limit:
+            return
+        running = [delivery.stream.request for delivery in self._in_flight.values()]
+        if count_waiting([*running, *requests], self._capacity) <= limit:
+            return
+        if count_waiting(requests, self._capacity) > limit:
             raise RequestRefusedError(
-                f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+                f"the request asks for {len(requests)} sequences, more than run at once and max_queue_size, which is"
+                f" {limit}, together: ask for fewer"
             )
+        waiting = count_waiting(running, self._capacity)
+        raise RequestRefusedError(
+            f"{waiting} requests wait for the engine, the limit max_queue_size is {limit}: try later"
+        )
 
     def _deliver(self) -> None:
         while (message := self._loop.receive()) is not None or self._reopen():
             touched: dict[int, _Delivery] = {}
+            self._silence.break_off()
             if message is not None:
                 self._take(message, touched)
                 while self._loop.has_more() and (message := self._loop.receive()) is not None:
                     self._take(message, touched)
+            interval = self._stream_interval.tokens(len(touched))
             for delivery in touched.values():
+                delivery.stream.interval = interval
                 self._send(delivery)
 
     def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:
         if not isinstance(message, Step):
             return
+        for begun in message.begun:
+            if begun.handle in self._in_flight:
+                self._in_flight[begun.handle].stream.timings.first_scheduled_ns = begun.at_ns
         self._note_usage(message.kv_cache_usage)
         self._note_iteration(message)
         for tokens in message.tokens:
+            self.draft_tokens += tokens.drafted
+            self.accepted_draft_tokens += tokens.accepted
             delivery = self._in_flight.get(tokens.handle)
             if delivery is None or delivery.stream.ending is not None:
                 continue  # a stop word ended it before the loop knew
             touched[tokens.handle] = delivery
-            if delivery.stream.push(tokens):
-                self.cancel(tokens.handle)
+            self._push(delivery.stream, tokens, message.ended_ns)
+
+    def _push(self, stream: Stream, tokens: Tokens, at_ns: int) -> None:
+        tokens_before, before_ns = stream.tokens_generated, stream.timings.last_token_ns
+        if stream.push(tokens, at_ns):
+            self.cancel(stream.handle)
+        if tokens.start is not None:
+            self.tally.begin(stream)
+        self.tally.note(stream, tokens=stream.tokens_generated - tokens_before, before_ns=before_ns)
 
     def _note_iteration(self, step: Step) -> None:
         if step.paused_requests is not None:
             self.iterations += 1
+            now_s = time.monotonic()
+            self.step_s += _STEP_WEIGHT * (min(now_s - self._last_step_s, _LONGEST_STEP_S) - self.step_s)
+            self._last_step_s = now_s
             self.last_iteration_us = time.time_ns() // 1000
             self.paused_requests = step.paused_requests
+            self.tally.preemptions += step.newly_paused
+            self.speculating_requests = step.speculating
 
     def _note_usage(self, usage: float) -> None:
         has_become_free = usage == 0.0 < self.kv_cache_usage
@@ -221,9 +308,11 @@ class Engine:
         with self._lock:
             self._in_flight.pop(stream.handle, None)
         if stream.ending is Ending.FAILED:
+            self.tally.failures += 1
             delivery.reply.fail(stream, stream.failure)
         elif (piece := stream.take()) is not None:
             delivery.reply.send(stream, piece)
+            self.tally.end(stream)
             self._finished.append(
                 Lengths(input_tokens=len(stream.request.prompt_ids), output_tokens=stream.tokens_generated)
             )
@@ -235,7 +324,9 @@ class Engine:
             return False
         self.kv_cache_usage = 0.0
         self.paused_requests = 0
-        self._fail_all("the engine's process died and is being restarted: send the request again")
+        self._fail_all(
+            f"the engine's process {self._silence.take_fault()} and is being restarted: send the request again"
+        )
         self._loop.close()
         self._loop.forget()
         while not self._is_closing.is_set():
@@ -251,6 +342,7 @@ class Engine:
     def _use(self, loop: Loop) -> bool:
         with self._lock:
             self._loop = loop
+            self._silence.break_off()
             if self._is_closing.is_set():  # `close` has ended the loop before this one
                 loop.close()
                 return False
@@ -263,6 +355,7 @@ class Engine:
         with self._lock:
             deliveries = list(self._in_flight.values())
             self._in_flight.clear()
+        self.tally.failures += len(deliveries)
         for delivery in deliveries:
             delivery.reply.fail(delivery.stream, message)
         self._changed.set()

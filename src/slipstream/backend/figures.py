@@ -22,9 +22,13 @@ def gauge_values(engine: Engine, limits: Limits, *, max_kv_blocks: int) -> Mappi
 
 
 def _of_requests(engine: Engine, limits: Limits) -> dict[Family, Mapping[str, float]]:
-    """The engine begins the oldest first, so those are the ones that run; a paused one waits, as in TensorRT-LLM."""
+    """Those that have begun run; a paused one waits, as in TensorRT-LLM.
+
+    What is counted are generations: each row of a batch and each of `num_return_sequences`. A beam search is one, and
+    counts as in its context until it is over: the pipeline tells nothing of it before.
+    """
     streams = engine.streams()
-    running = streams[: limits.max_batch_size]
+    running = [stream for stream in streams if stream.has_begun]
     in_context = [stream for stream in running if not stream.tokens_generated]
     generating = len(running) - len(in_context)
     paused = min(engine.paused_requests, generating)
@@ -53,5 +57,6 @@ def _of_kv_cache(engine: Engine, max_blocks: int) -> dict[str, float]:
         "free": max_blocks - used,
         "used": used,
         "tokens_per": KV_BLOCK_TOKENS,
+        "reused": engine.tally.reused_blocks,
         "fraction": used / max_blocks if max_blocks else 0.0,
     }

@@ -7,8 +7,18 @@ from typing import Any
 
 from slipstream.backend.engine import Engine
 from slipstream.backend.figures import gauge_values
-from slipstream.backend.metric_families import BUCKETS, FAMILIES, INPUT_LENGTHS, OUTPUT_LENGTHS, Family
+from slipstream.backend.metric_families import (
+    BUCKETS,
+    FAMILIES,
+    INPUT_LENGTHS,
+    KV_CACHE,
+    OUTPUT_LENGTHS,
+    REQUESTS,
+    Family,
+)
 from slipstream.backend.parameters import Limits
+from slipstream.backend.triton_metrics import triton_family
+from slipstream.backend.vllm_metrics import VllmMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +38,16 @@ class Gauges:
         labels = {"model": model, "version": version}
         self._limits = limits
         self._max_kv_blocks = max_kv_blocks
-        self._families = {family.name: _triton_family(family) for family in FAMILIES}
+        self._families = {
+            family.name: triton_family(family.name, family.description, family.kind) for family in FAMILIES
+        }
         self._metrics = {
             _Key(family.name, value): self._new_metric(family, {**labels, family.label: value})
             for family in FAMILIES
             for value in family.values
         }
         self._last: dict[_Key, float] = {}
+        self._vllm = VllmMetrics(model=model, max_seq_len=limits.max_seq_len, kv_blocks=max_kv_blocks)
 
     def refresh(self, engine: Engine) -> None:
         """Set every gauge to the present state of `engine`, and count the requests that have ended."""
@@ -45,9 +58,11 @@ class Gauges:
         for lengths in engine.take_finished():
             self._observe(INPUT_LENGTHS, lengths.input_tokens)
             self._observe(OUTPUT_LENGTHS, lengths.output_tokens)
+        self._vllm.refresh(engine, running=values[REQUESTS]["scheduled"], kv_usage=values[KV_CACHE]["fraction"])
 
     def close(self) -> None:
         """Give the metrics back; the stub process crashes at its end when some are left."""
+        self._vllm.close()
         self._metrics.clear()
         self._families.clear()
 
@@ -64,14 +79,3 @@ class Gauges:
     def _observe(self, family: Family, tokens: int) -> None:
         (value,) = family.values
         self._metrics[_Key(family.name, value)].observe(tokens)
-
-
-def _triton_family(family: Family) -> Any:
-    import triton_python_backend_utils as pb_utils
-
-    kinds = {
-        "gauge": pb_utils.MetricFamily.GAUGE,
-        "counter": pb_utils.MetricFamily.COUNTER,
-        "histogram": pb_utils.MetricFamily.HISTOGRAM,
-    }
-    return pb_utils.MetricFamily(name=family.name, description=family.description, kind=kinds[family.kind])

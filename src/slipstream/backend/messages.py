@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from slipstream.backend.beams import Beam, Beams
 from slipstream.backend.requests import Penalties, Sampling, StopRules
+from slipstream.backend.speculation import Wish
 
 
 class Ending(Enum):
@@ -29,6 +32,9 @@ class Generate:
     stop: StopRules
     bad_texts: tuple[str, ...]  # of the bad words: the pipeline is held to a grammar without them
     log_probs: bool
+    speculation: Wish = "off"
+    beams: Beams | None = None
+    stop_texts: tuple[str, ...] = ()  # with beams: the pipeline watches for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,17 @@ class Cancel:
     """To the loop: end this generation now; its `Tokens` with an ending still come."""
 
     handle: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """How a generation began; see kv_mirror.py, which fills it in."""
+
+    scheduled_ns: int = 0  # begin of the first step that it took part in, on the steady clock; 0 before
+    cached_tokens: int = 0  # of the prompt, that need not be computed
+    reused_blocks: int = 0  # of the prompt, found in the KV cache
+    new_blocks: int = 0  # taken for the prompt, that held nothing
+    taken_blocks: int = 0  # taken for the prompt, those included that were overwritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,10 @@ class Tokens:
     log_probs: list[float] | None = None  # one each id, natural logarithm
     ending: Ending | None = None
     failure: str = ""  # text for the client when the ending is FAILED
+    start: Start | None = None  # with the first ids
+    drafted: int = 0  # tokens that speculation proposed for these
+    accepted: int = 0  # and those of them that were right
+    beams: tuple[Beam, ...] = ()  # of a beam search that is over, best first; it has no `ids` and `log_probs`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +75,14 @@ class Ready:
     """From the loop, once: the engine is loaded."""
 
     kv_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request waits no longer: the pipeline has it."""
+
+    handle: int
+    at_ns: int  # on the steady clock, which all processes share
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +95,10 @@ class Step:
     tokens: list[Tokens]
     kv_cache_usage: float  # share of the KV cache that running requests hold, 0..1
     paused_requests: int | None = None  # they gave their KV blocks up to others; none between two steps
+    newly_paused: int = 0  # those of them that had a token in the step before
+    speculating: int = 0  # requests that speculate
+    begun: tuple[Begun, ...] = ()
+    ended_ns: int = field(default_factory=time.monotonic_ns)  # on the steady clock, which all processes share
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ KV_CACHE = Family(
     name="nv_trt_llm_kv_cache_block_metrics",
     description="TRT LLM KV cache block metrics",
     label="kv_cache_block_type",
-    values=("max", "free", "used", "tokens_per", "fraction"),
+    values=("max", "free", "used", "tokens_per", "reused", "fraction"),
 )
 DISAGGREGATED = Family(
     name="nv_trt_llm_disaggregated_serving_metrics",
@@ -78,6 +78,4 @@ FAMILIES = (REQUESTS, MEMORY, KV_CACHE, DISAGGREGATED, BATCHER, GENERAL, OUTPUT_
 ABSENT_FAMILIES: Mapping[str, str] = {
     "nv_trt_llm_v1_metrics": "the C++ backend has it for static batching alone, in place of the in-flight batcher's",
 }
-ABSENT_VALUES: Mapping[str, Mapping[str, str]] = {
-    KV_CACHE.name: {"reused": "the pipeline does not say which KV blocks it reused"},
-}
+ABSENT_VALUES: Mapping[str, Mapping[str, str]] = {}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from slipstream.backend.speculation import WISHES, Speculation, Wish
 from slipstream.errors import SlipstreamError
 
 _TRUE = frozenset({"true", "True", "TRUE", "1"})
 _FALSE = frozenset({"false", "False", "FALSE", "0"})
+_INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,18 +21,15 @@ class ModelConfig:
 
     name: str
     decoupled: bool
-    max_queue_size: int  # requests that may wait; 0: no limit
     parameters: dict[str, str]
 
     @classmethod
     def of(cls, model_config: str) -> ModelConfig:
         """Read the JSON text in `args["model_config"]`."""
         config: dict[str, Any] = json.loads(model_config)
-        queue = config.get("dynamic_batching", {}).get("default_queue_policy", {})
         return cls(
             name=config["name"],
             decoupled=bool(config.get("model_transaction_policy", {}).get("decoupled", False)),
-            max_queue_size=int(queue.get("max_queue_size", 0)),
             parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
         )
 
@@ -82,6 +81,17 @@ class PipelineSettings:
     max_num_tokens: int
     enable_kv_cache_reuse: bool
     enable_chunked_context: bool
+    kv_cache_tokens: int | None = None  # none: as many as `kv_cache_gib` holds
+    prefill_chunk_tokens: int = 256
+    reserves_output: bool = True
+    speculation: Speculation | None = None
+
+    @property
+    def tokens_in_a_step(self) -> int:
+        """Tokens of prompts and outputs in one step; a long prompt is read in pieces beside the streams that run."""
+        if not self.enable_chunked_context:
+            return self.max_num_tokens
+        return min(self.max_num_tokens, max(self.prefill_chunk_tokens, 2 * self.max_batch_size))
 
     @classmethod
     def of(cls, config: ModelConfig) -> PipelineSettings:
@@ -93,42 +103,67 @@ class PipelineSettings:
             max_num_tokens=config.whole("slipstream_max_num_tokens", default=2048),
             enable_kv_cache_reuse=config.flag("enable_kv_cache_reuse", default=True),
             enable_chunked_context=config.flag("enable_chunked_context", default=True),
+            kv_cache_tokens=config.whole("max_tokens_in_paged_kv_cache", default=0) or None,
+            prefill_chunk_tokens=config.whole("slipstream_prefill_chunk_tokens", default=256),
+            reserves_output=config.parameters.get("batch_scheduler_policy") != "max_utilization",
+            speculation=_speculation(config),
         )
-
-
-def stream_interval(config: ModelConfig) -> int:
-    """Tokens in a streamed response."""
-    interval = config.whole("slipstream_stream_interval", default=1)
-    if interval < 1:
-        raise SlipstreamError(
-            f"{config.name}/config.pbtxt: slipstream_stream_interval is {interval}, it must be at least 1",
-            mend="correct runtime.stream_interval, and render again",
-        )
-    return interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request, and all requests together, may ask of the engine."""
+    """What one request, and all requests together, may ask of the engine.
+
+    `max_batch_size` and `max_queue_size` count generations, as the gauges do: each row of a batch and each of
+    `num_return_sequences` is one, a beam search is one however wide it is. KV blocks are counted as they are used, so
+    each beam has its own from where it parts from the others.
+    """
 
     max_input_len: int
     max_seq_len: int
     max_batch_size: int
     max_queue_size: int  # 0: no limit
     vocab_size: int
+    kv_blocks: int = _INT32_MAX  # of the KV cache
+    reserves_output: bool = True
     max_draft_len: int | None = None  # of a deployment with a draft model; None: no limit
+    max_beam_width: int = 1
 
     @classmethod
-    def of(cls, config: ModelConfig, *, vocab_size: int) -> Limits:
+    def of(cls, config: ModelConfig, *, vocab_size: int, settings: PipelineSettings, kv_blocks: int) -> Limits:
         max_seq_len = config.whole("slipstream_max_seq_len", default=2048)
+        max_input_len = config.whole("slipstream_max_input_len", default=max_seq_len - 1)
         return cls(
-            max_input_len=config.whole("slipstream_max_input_len", default=max_seq_len - 1),
+            # A prompt that is not split must fit into one step.
+            max_input_len=max_input_len
+            if settings.enable_chunked_context
+            else min(max_input_len, settings.max_num_tokens),
             max_seq_len=max_seq_len,
             max_batch_size=config.whole("slipstream_max_batch_size", default=32),
-            max_queue_size=config.max_queue_size,
+            max_queue_size=config.whole("slipstream_max_queue_size", default=0),
             vocab_size=vocab_size,
             max_draft_len=config.whole("slipstream_max_draft_len", default=0) or None,
+            kv_blocks=kv_blocks,
+            reserves_output=settings.reserves_output,
+            max_beam_width=config.whole("max_beam_width", default=1),
         )
+
+
+def speculation_policy(config: ModelConfig) -> Wish | None:
+    """What a request gets that does not say; none where the engine cannot speculate."""
+    if _speculation(config) is None:
+        return None
+    return WISHES.get(config.parameters.get("slipstream_speculation", ""), "auto")
+
+
+def _speculation(config: ModelConfig) -> Speculation | None:
+    mode = config.parameters.get("slipstream_speculation_mode", "")
+    if mode not in {"ngram", "draft_target"}:
+        return None
+    return Speculation(
+        max_draft_len=config.whole("slipstream_speculation_draft_len", default=3),
+        draft_engine_dir=Path(config.text("slipstream_speculation_engine_dir")) if mode == "draft_target" else None,
+    )
 
 
 def _execution(config: ModelConfig) -> Literal["performance", "accuracy"]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from slipstream.backend.bad_words import grammar_without
+from slipstream.backend.beam_pipeline import NOT_FINITE, OpenVinoBeams, out_of_cache, search
 from slipstream.backend.guide import structured_output
-from slipstream.backend.messages import Ending, Generate, Tokens
+from slipstream.backend.kv_mirror import BLOCK_TOKENS, KvMirror
+from slipstream.backend.messages import Ending, Generate, Start, Tokens
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.backend.requests import Sampling
+from slipstream.backend.speculation import MAX_MATCHING_NGRAM_SIZE, Speculation
 from slipstream.errors import SlipstreamError
 
 ENGINE_FILE = "engine.json"
-KV_BLOCK_TOKENS = 32  # fixed by OpenVINO for CPUs
+KV_BLOCK_TOKENS = BLOCK_TOKENS
 _SCALE_BYTES = 8  # a float32 scale and a float32 zero point
 
 
@@ -29,7 +34,7 @@ class Generation(Protocol):
 
 
 class Pipeline(Protocol):
-    """Runs any number of generations, one token each in a step."""
+    """Runs any number of generations, one token each in a step; several where they speculate."""
 
     def add(self, request: Generate) -> Generation:
         """Begin `request` with the next step."""
@@ -43,15 +48,33 @@ class Pipeline(Protocol):
     def kv_cache_bytes(self) -> int:
         """Size of the KV cache."""
 
+    def speculating(self) -> int:
+        """Requests that speculate."""
+
 
 class OpenVinoPipeline:
-    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own."""
+    """The pipeline on a CPU. Its `step` holds Python's global lock, hence the process of its own.
 
-    def __init__(self, settings: PipelineSettings) -> None:
+    With `speculation` it takes only requests that speculate: OpenVINO has one kind of pipeline for each.
+    """
+
+    def __init__(self, settings: PipelineSettings, speculation: Speculation | None = None) -> None:
         import openvino_genai
 
+        self._speculation = speculation
+        self._not_finite_id: int | None = engine_facts(settings.engine_dir).get("not_finite_id")
+        properties = _properties(settings) | _speculative(settings, speculation)
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(settings.engine_dir), _scheduler(settings), "CPU", _properties(settings)
+            str(settings.engine_dir), _scheduler(settings), "CPU", properties
+        )
+        self._metrics = self._pipeline.get_metrics()
+        self._kv_blocks = kv_blocks(settings)
+        self._mirror = KvMirror(
+            blocks=self._kv_blocks,
+            max_num_tokens=settings.tokens_in_a_step,
+            max_num_seqs=settings.max_batch_size,
+            caching=settings.enable_kv_cache_reuse,
+            splits=settings.enable_chunked_context,
         )
 
     def add(self, request: Generate) -> Generation:
@@ -59,25 +82,53 @@ class OpenVinoPipeline:
         import openvino
 
         prompt = openvino.Tensor(np.array([request.prompt_ids], np.int64))
-        handle = self._pipeline.add_request(request.handle, prompt, _generation_config(request))
-        return OpenVinoGeneration(request, handle)
+        config = _generation_config(request)
+        if self._speculation is not None:
+            config.num_assistant_tokens = self._speculation.max_draft_len
+            if self._speculation.draft_engine_dir is None:
+                config.max_ngram_size = MAX_MATCHING_NGRAM_SIZE
+        handle = self._pipeline.add_request(request.handle, prompt, config)
+        if request.beams is not None:
+            return OpenVinoBeams(request, handle, self._mirror, self._not_finite_id)
+        return OpenVinoGeneration(request, handle, self._mirror, self._not_finite_id)
 
     def step(self) -> None:
+        self._mirror.begin_step(time.monotonic_ns())
         self._pipeline.step()
+        self._metrics = self._pipeline.get_metrics()
+        self._check_mirror()
 
     def kv_cache_usage(self) -> float:
-        return float(self._pipeline.get_metrics().cache_usage) / 100
+        return float(self._metrics.cache_usage) / 100
 
     def kv_cache_bytes(self) -> int:
         return int(self._pipeline.get_metrics().cache_size_in_bytes)
+
+    def speculating(self) -> int:
+        return 0
+
+    def _check_mirror(self) -> None:
+        was_exact = self._mirror.is_exact
+        self._mirror.end_step(
+            scheduled_requests=self._metrics.scheduled_requests,
+            used_blocks=round(self.kv_cache_usage() * self._kv_blocks),
+        )
+        # Of steps that speculate the mirror has estimates from the beginning.
+        if was_exact and not self._mirror.is_exact and self._speculation is None:
+            print(
+                "the figures of KV reuse are estimates from now on, until the engine is loaded again", file=sys.stderr
+            )
 
 
 class OpenVinoGeneration:
     """Keeps the pipeline's handle alive: dropping it would end the request."""
 
-    def __init__(self, request: Generate, handle: Any) -> None:
+    def __init__(self, request: Generate, handle: Any, mirror: KvMirror, not_finite_id: int | None) -> None:
         self._request = request
+        self._not_finite_id = not_finite_id
         self._handle = handle
+        self._mirror = mirror
+        self._start: Start | None = mirror.add(request.handle, request.prompt_ids)
         self._count = 0
 
     def read(self) -> Tokens | None:
@@ -85,24 +136,27 @@ class OpenVinoGeneration:
             return self._ending_without_tokens()
         output = next(iter(self._handle.read().values()))
         ids: list[int] = output.generated_ids
+        if self._not_finite_id in ids:
+            self.cancel()
+            return Tokens(self._request.handle, [], None, Ending.FAILED, NOT_FINITE)
         log_probs = output.generated_log_probs if self._request.log_probs else None
         self._count += len(ids)
         ending = _ending(output.finish_reason)
+        self._mirror.push(self._request.handle, ids)
+        if ending is not None:
+            self._mirror.end(self._request.handle)
         if ending is Ending.END_ID and ids and ids[-1] == self._request.stop.end_id:
             # As in TensorRT-LLM, the token that ends a text is not part of it.
             ids, log_probs = ids[:-1], None if log_probs is None else log_probs[:-1]
-        return Tokens(self._request.handle, ids, log_probs, ending)
+        start, self._start = self._start, None
+        return Tokens(self._request.handle, ids, log_probs, ending, start=start)
 
     def cancel(self) -> None:
         self._handle.cancel()
+        self._mirror.cancel(self._request.handle)
 
     def _ending_without_tokens(self) -> Tokens | None:
-        from openvino_genai import GenerationStatus
-
-        if self._handle.get_status() != GenerationStatus.IGNORED:
-            return None
-        failure = "the KV cache is too small for this request: shorten the prompt or the output"
-        return Tokens(self._request.handle, [], None, Ending.FAILED, failure)
+        return out_of_cache(self._request, self._handle, self._mirror)
 
 
 def engine_facts(engine_dir: Path) -> dict[str, Any]:
@@ -128,12 +182,19 @@ def kv_block_bytes(facts: dict[str, Any], execution: str) -> int:
     return head_bytes * int(facts["num_kv_heads"]) * int(facts["num_layers"])
 
 
+def kv_blocks(settings: PipelineSettings) -> int:
+    """How many blocks the KV cache has."""
+    bytes_of_one = kv_block_bytes(engine_facts(settings.engine_dir), settings.execution)
+    fit = (settings.kv_cache_gib << 30) // bytes_of_one
+    return fit if settings.kv_cache_tokens is None else min(fit, -(-settings.kv_cache_tokens // KV_BLOCK_TOKENS))
+
+
 def _scheduler(settings: PipelineSettings) -> Any:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
-    scheduler.cache_size = settings.kv_cache_gib
-    scheduler.max_num_batched_tokens = settings.max_num_tokens
+    scheduler.num_kv_blocks = kv_blocks(settings)
+    scheduler.max_num_batched_tokens = settings.tokens_in_a_step
     scheduler.max_num_seqs = settings.max_batch_size
     scheduler.dynamic_split_fuse = settings.enable_chunked_context
     scheduler.enable_prefix_caching = settings.enable_kv_cache_reuse
@@ -143,6 +204,23 @@ def _scheduler(settings: PipelineSettings) -> Any:
 def _properties(settings: PipelineSettings) -> dict[str, Any]:
     properties: dict[str, Any] = engine_facts(settings.engine_dir)["execution"][settings.execution]
     return properties
+
+
+def _speculative(settings: PipelineSettings, speculation: Speculation | None) -> dict[str, Any]:
+    import openvino_genai
+
+    if speculation is None:
+        return {}
+    if speculation.draft_engine_dir is None:
+        return {"prompt_lookup": True}
+    # Without a scheduler of its own the draft would take its KV cache out of the target's.
+    draft = openvino_genai.draft_model(
+        str(speculation.draft_engine_dir),
+        "CPU",
+        scheduler_config=_scheduler(settings),
+        **engine_facts(speculation.draft_engine_dir)["execution"][settings.execution],
+    )
+    return {"draft_model": draft}
 
 
 def _generation_config(request: Generate) -> Any:
@@ -162,6 +240,8 @@ def _generation_config(request: Generate) -> Any:
     config.logprobs = 1 if request.log_probs else 0
     if request.sampling is not None:
         _sample(config, request.sampling)
+    if request.beams is not None:
+        search(config, request, request.beams)
     if request.stop.guide is not None:
         config.structured_output_config = structured_output(request.stop.guide)
     elif request.bad_texts:

@@ -27,6 +27,7 @@ class Postprocessing:
         tokenizer = Tokenizer.load(config.text("tokenizer_dir"))
         skip_special_tokens = config.loose_flag("skip_special_tokens", default=True)
         self._decoder = PieceDecoder(tokenizer, skip_special_tokens=skip_special_tokens)
+        self._skip_special_tokens = skip_special_tokens
         self._stops = StopSender()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -38,12 +39,17 @@ class Postprocessing:
         self._stops.close()
 
     def _answer(self, request: Any) -> Any:
-        rows = read_rows(input_tensors(request))
+        tensors = input_tensors(request)
+        rows = read_rows(tensors)
         for row in rows:
             if row.trailer is not None and self._stops.is_due(row.trailer.handle) and request.is_cancelled():
                 self._stops.stop(row.trailer.handle)
-        texts = [self._decoder.decode(row.ids, begins_text=row.begins_text) for row in rows]
-        return response({"OUTPUT": np.array([[text.encode()] for text in texts], np.object_)})
+        texts = [
+            self._decoder.decode(row.ids, begins_text=row.begins_text(skip_special_tokens=self._skip_special_tokens))
+            for row in rows
+        ]
+        output = np.array([text.encode() for text in texts], np.object_)
+        return response({"OUTPUT": output.reshape(tensors["SEQUENCE_LENGTH"].shape)})
 
 
 class Row:
@@ -53,10 +59,11 @@ class Row:
         self.ids = ids[:length]
         self.trailer: Trailer | None = read_trailer(ids, length)
 
-    @property
-    def begins_text(self) -> bool:
+    def begins_text(self, *, skip_special_tokens: bool) -> bool:
         """Nothing of the same text came in an earlier response."""
-        return self.trailer is None or self.trailer.tokens_before == 0
+        if self.trailer is None:
+            return True
+        return self.trailer.only_special_before if skip_special_tokens else self.trailer.tokens_before == 0
 
 
 def read_rows(tensors: Tensors) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from slipstream.backend.orphan import end_with_server
 from slipstream.backend.parameters import ModelConfig
-from slipstream.backend.prompt import PromptSettings, read_prompt, refuse_unserved_text
+from slipstream.backend.prompt import PromptSettings, filled_ids, read_prompt, refuse_unserved_text
 from slipstream.backend.tensors import RequestRefusedError
-from slipstream.backend.trailer import marker
+from slipstream.backend.trailer import ensemble_marker
 from slipstream.backend.triton import error_response, input_tensors, response
 from slipstream.backend.words import padded
 from slipstream.text.tokenizer import Tokenizer
@@ -53,9 +53,8 @@ def prepare(tensors: Mapping[str, NDArray[Any]], settings: PromptSettings) -> di
     refuse_unserved_text(tensors)
     prompts = [read_prompt(tensors, row, settings) for row in range(_rows(tensors))]
     batch = len(prompts)
-    longest = max(len(prompt.ids) for prompt in prompts)
     return {
-        "INPUT_ID": np.array([_filled(prompt.ids, longest, prompt.pad_id) for prompt in prompts], np.int32),
+        "INPUT_ID": filled_ids(prompts),
         "REQUEST_INPUT_LEN": np.array([[len(prompt.ids)] for prompt in prompts], np.int32),
         "DECODER_INPUT_ID": np.zeros((batch, 0), np.int32),
         "REQUEST_DECODER_INPUT_LEN": np.zeros((batch, 1), np.int32),
@@ -65,7 +64,7 @@ def prepare(tensors: Mapping[str, NDArray[Any]], settings: PromptSettings) -> di
         "REQUEST_OUTPUT_LEN": np.array([[prompt.max_tokens] for prompt in prompts], np.int32),
         "OUT_END_ID": np.array([[prompt.end_id] for prompt in prompts], np.int32),
         "OUT_PAD_ID": np.array([[prompt.pad_id] for prompt in prompts], np.int32),
-        "OUT_PROMPT_TABLE_EXTRA_IDS": np.tile(marker(), (batch, 1)),
+        "OUT_PROMPT_TABLE_EXTRA_IDS": np.tile(ensemble_marker(), (batch, 1)),
     }
 
 
@@ -73,7 +72,3 @@ def _rows(tensors: Mapping[str, NDArray[Any]]) -> int:
     if "QUERY" not in tensors or tensors["QUERY"].size == 0:
         raise RequestRefusedError("text_input is missing")
     return int(tensors["QUERY"].shape[0])
-
-
-def _filled(ids: Sequence[int], length: int, pad_id: int) -> list[int]:
-    return [*ids, *[pad_id] * (length - len(ids))]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.contract import BIAS
 from slipstream.backend.tensors import RequestRefusedError, Tensors, is_given, text
 from slipstream.backend.words import pack
 from slipstream.text.tokenizer import Tokenizer
 
 IMAGES = "the engine is not a multimodal model"
-_BIAS = "a bias on the logits is not available on this engine"
 
 # Preprocessing's name of an input, the name that clients of the ensemble and of the BLS model use, and the reason.
 UNSERVED = (
@@ -23,8 +23,8 @@ UNSERVED = (
     ("IMAGE_URL", "image_url_input", IMAGES),
     ("IMAGE_SIZES", "image_sizes_input", IMAGES),
     ("VIDEO_BYTES", "video_bytes_input", IMAGES),
-    ("EMBEDDING_BIAS_WORDS", "embedding_bias_words", _BIAS),
-    ("EMBEDDING_BIAS_WEIGHTS", "embedding_bias_weights", _BIAS),
+    ("EMBEDDING_BIAS_WORDS", "embedding_bias_words", BIAS),
+    ("EMBEDDING_BIAS_WEIGHTS", "embedding_bias_weights", BIAS),
     ("PROMPT_TABLE_EXTRA_ID", "prompt_table_extra_id", "prompt embeddings are not available on this engine"),
 )
 
@@ -79,6 +79,12 @@ def read_prompt(tensors: Tensors, row: int, settings: PromptSettings) -> Prompt:
         stop_words=pack(stop_words),
         bad_words=pack(_words(tensors, "BAD_WORDS_DICT", "bad_words", row, tokenizer)),
     )
+
+
+def filled_ids(prompts: Sequence[Prompt]) -> NDArray[np.int32]:
+    """The prompts as int32 [batch, tokens], filled up to the longest with the pad id."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    return np.array([[*prompt.ids, *[prompt.pad_id] * (longest - len(prompt.ids))] for prompt in prompts], np.int32)
 
 
 def _max_tokens(tensors: Tensors, row: int) -> int:

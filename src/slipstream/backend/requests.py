@@ -10,6 +10,7 @@ Where this engine differs from TensorRT-LLM's (its `penaltyKernels.cu`):
 - `presence_penalty` and `frequency_penalty` count the tokens of the output alone, there the prompt's as well.
   `repetition_penalty` covers prompt and output on both.
 - The penalties act on the model's logits and `temperature` on what they leave, there the other way round.
+- The end token of a beam counts in its `cum_log_probs`, as there; that of a single sequence does not.
 - Log-probs are the model's own, over the whole vocabulary, before penalties, temperature and bad words.
 
 A seed makes sampling repeatable as long as the logits are. In the performance mode these depend, in their last digits,
@@ -21,12 +22,17 @@ request after the other gives the same text every time. Without a seed it is 0, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from slipstream.backend.beams import Beams, read_beams
 from slipstream.backend.contract import refuse_unserved
+from slipstream.backend.deadlines import Deadline
 from slipstream.backend.draft import DRAFT_IDS, read_draft, refuse_with_draft
+from slipstream.backend.draft_acceptance import Acceptance, read_acceptance
 from slipstream.backend.guide import GUIDE, TYPE, Guide, read_guide
+from slipstream.backend.logits import LogitsWish, read_logits_wish
 from slipstream.backend.parameters import Limits
+from slipstream.backend.speculation import Traits, Wish, settle_wish
 from slipstream.backend.tensors import RequestRefusedError, Tensors, flag, integer, is_given, number
 from slipstream.backend.trailer import CALL, read_mark
 from slipstream.backend.words import Word, unpack
@@ -78,6 +84,17 @@ class OutputWishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which of a request's generations this is; none where there is one."""
+
+    batch_index: int | None = None
+    sequence_index: int | None = None
+
+
+ALONE = Place()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt to continue."""
 
@@ -88,6 +105,12 @@ class GenerationRequest:
     stop: StopRules
     wishes: OutputWishes
     draft_ids: tuple[int, ...] = ()  # the output ends where it parts from them, see draft.py
+    acceptance: Acceptance | None = None  # none: draft tokens are accepted where they are equal
+    logits: LogitsWish | None = None
+    speculation: Wish = "off"
+    deadline: Deadline | None = None
+    beams: Beams | None = None  # none: one sequence is written token by token
+    place: Place = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,35 +121,61 @@ class ModelProfile:
     decoupled: bool
     exclude_input_in_output: bool
     bans_words: bool  # the engine directory holds the tokenizer that grammars need
+    speculation: Wish | None = None  # of a request that does not say; none: the engine cannot speculate
+    request_timeout_us: int = 0  # 0: no limit
 
 
-def read_request(tensors: Tensors, *, request_id: str, profile: ModelProfile) -> GenerationRequest:
-    """The generation that `tensors` ask for; `RequestRefusedError` says what cannot be done."""
+def read_request(
+    tensors: Tensors, *, request_id: str, profile: ModelProfile, speculation: str | None = None, timeout_us: int = 0
+) -> GenerationRequest:
+    """The generation that `tensors`, of one row, and the parameters `speculation` and `timeout` ask for.
+
+    `RequestRefusedError` says what cannot be done.
+    """
     refuse_unserved(tensors)
+    beams = read_beams(tensors, max_beam_width=profile.limits.max_beam_width)
     for name in ("bad_words_list", TYPE, GUIDE):
         if is_given(tensors, name) and not profile.bans_words:
             raise RequestRefusedError(f"{name}: the engine was built without a tokenizer; leave it out")
     prompt_ids = _prompt(tensors, profile.limits)
     draft_ids = _draft(tensors, profile.limits)
-    return GenerationRequest(
+    stop = _stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids))
+    sampling, vocab_size = None if beams else _sampling(tensors), profile.limits.vocab_size
+    request = GenerationRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
-        sampling=_sampling(tensors),
+        sampling=sampling,
         penalties=_penalties(tensors),
-        stop=_stop_rules(tensors, profile.limits, prompt_tokens=len(prompt_ids), draft_tokens=len(draft_ids)),
+        stop=stop,
         wishes=_wishes(tensors, profile),
         draft_ids=draft_ids,
+        acceptance=read_acceptance(tensors, draft_ids=draft_ids, vocab_size=vocab_size, is_greedy=sampling is None),
+        logits=read_logits_wish(
+            tensors, prompt_tokens=len(prompt_ids), max_new_tokens=stop.max_new_tokens, vocab_size=vocab_size
+        ),
+        deadline=Deadline.of(timeout_us=timeout_us, default_us=profile.request_timeout_us),
+        beams=beams,
     )
+    return replace(request, speculation=_speculation(request, speculation, profile))
+
+
+def _speculation(request: GenerationRequest, asked: str | None, profile: ModelProfile) -> Wish:
+    penalties, stop = request.penalties, request.stop
+    traits = Traits(
+        is_greedy=request.sampling is None,
+        has_beams=request.beams is not None,
+        has_draft=bool(request.draft_ids),
+        has_least_length=stop.min_new_tokens > 0 and stop.end_id is not None,
+        has_grammar=bool(stop.guide or stop.bad_words),
+        counts_output=bool(penalties.presence or penalties.frequency),
+    )
+    return settle_wish(asked, profile.speculation, traits)
 
 
 def _prompt(tensors: Tensors, limits: Limits) -> list[int]:
     if not is_given(tensors, "input_ids"):
         raise RequestRefusedError("input_ids is missing or empty: a prompt needs at least one token")
     ids = tensors["input_ids"]
-    if ids.ndim > 1 and ids.shape[0] != 1:
-        raise RequestRefusedError(
-            f"the request holds a batch of {ids.shape[0]} prompts, the limit is 1: send them one by one"
-        )
     length = integer(tensors, "input_lengths")
     if length is None or not 1 <= length <= ids.size:
         raise RequestRefusedError(f"input_lengths is {length}, input_ids holds {ids.size} tokens")

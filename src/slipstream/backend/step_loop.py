@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
-from slipstream.backend.messages import Broken, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
+from slipstream.backend.admission import Capacity, Room, WaitingLine
+from slipstream.backend.messages import Begun, Broken, Ending, FromLoop, Generate, Ready, Step, Tokens, ToLoop
 from slipstream.backend.orphan import end_stub_with_server
 from slipstream.backend.pipeline import Generation, Pipeline
+
+HEARTBEAT_S = 1.0  # a loop at work is not silent for longer than this and a step
 
 Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
 
@@ -24,19 +27,22 @@ Channel: TypeAlias = "Connection[FromLoop, ToLoop]"
 class StepLoop:
     """Takes requests from `channel`, steps while there are any, and sends what each step brings.
 
-    At most `max_batch_size` run, and the others wait in the order they came: OpenVINO ignores its own limit of
-    sequences when it splits prompts. An exception in a step fails the requests that run and opens the pipeline anew;
-    those that wait stay. Idle, the loop blocks.
+    At most what fits into `capacity` runs, and the others wait: OpenVINO ignores its own limit of sequences when it
+    splits prompts, and fails requests that find no room. An exception in a step fails the requests that run and opens
+    the pipeline anew; those that wait stay. Idle, the loop blocks.
     """
 
-    def __init__(self, open_pipeline: Callable[[], Pipeline], channel: Channel, *, max_batch_size: int) -> None:
+    def __init__(self, open_pipeline: Callable[[], Pipeline], channel: Channel, *, capacity: Capacity) -> None:
         self._open_pipeline = open_pipeline
         self._channel = channel
-        self._max_batch_size = max_batch_size
-        self._waiting: deque[Generate] = deque()
+        self._room = Room(capacity)
+        self._waiting = WaitingLine()
+        self._newly_begun: list[Begun] = []  # nobody was told yet
         self._running: dict[int, Generation] = {}
         self._begun: set[int] = set()  # those of the running that have tokens
+        self._paused: set[int] = set()  # those of the begun that got no token in the last step
         self._last_usage = 0.0
+        self._next_word_s = 0.0  # a step that brings nothing is told as well by then
 
     def run(self) -> None:
         """Serve until the other end of the channel is closed."""
@@ -56,18 +62,20 @@ class StepLoop:
         while not (self._running or self._waiting) or self._channel.poll():
             message = self._channel.recv()
             if isinstance(message, Generate):
-                self._waiting.append(message)
+                self._waiting.push(message)
             else:
                 self._cancel(message.handle)
 
     def _begin_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._max_batch_size:
-            self._begin(self._waiting.popleft())
+        while (request := self._waiting.next_fitting(self._room)) is not None:
+            self._begin(request)
 
     def _begin(self, request: Generate) -> None:
         try:
             self._running[request.handle] = self._pipeline.add(request)
+            self._newly_begun.append(Begun(request.handle, time.monotonic_ns()))
         except RuntimeError as error:  # the pipeline's only exception type
+            self._room.give_back(request.handle)
             self._end(request.handle, Ending.FAILED, f"the engine refused the request: {_first_line(error)}")
 
     def _cancel(self, handle: int) -> None:
@@ -75,18 +83,12 @@ class StepLoop:
         if generation is not None:
             self._begun.discard(handle)
             generation.cancel()
+            self._room.leave(handle)
             if not self._running:
                 self._step_quietly()  # the pipeline frees a cancelled request's blocks in its next step
-        elif not self._stop_waiting(handle):
+        elif not self._waiting.remove(handle):
             return  # it ended while the message was on its way
         self._end(handle, Ending.CANCELLED)
-
-    def _stop_waiting(self, handle: int) -> bool:
-        request = next((request for request in self._waiting if request.handle == handle), None)
-        if request is None:
-            return False
-        self._waiting.remove(request)
-        return True
 
     def _step(self) -> None:
         try:
@@ -95,25 +97,46 @@ class StepLoop:
         except RuntimeError as error:
             self._start_over(error)
             return
+        self._room.end_step()
         # A step gives every generation that has begun a token, unless it had to give its KV blocks up.
-        paused = self._begun - {item.handle for item in tokens}
+        before, self._paused = self._paused, self._begun - {item.handle for item in tokens}
         for item in tokens:
             self._begun.add(item.handle)
+            self._room.grow(item.handle, len(item.ids))
             if item.ending is not None:
                 del self._running[item.handle]
                 self._begun.remove(item.handle)
-        self._report(tokens, paused_requests=len(paused))
+                self._release(item)
+        self._report(tokens, newly_paused=len(self._paused - before))
+        if self._room.is_being_left and not self._running:
+            self._step_quietly()
 
-    def _report(self, tokens: list[Tokens], *, paused_requests: int) -> None:
-        """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache."""
+    def _release(self, last: Tokens) -> None:
+        if last.ending is Ending.FAILED:
+            self._room.leave(last.handle)  # given up by its reader, which the pipeline notices in the next step
+        else:
+            self._room.give_back(last.handle)
+
+    def _report(self, tokens: list[Tokens], *, newly_paused: int) -> None:
+        """Tell of a step, unless nothing came of it: part of a long prompt brings no token but fills the cache.
+
+        A sign of life is given all the same, now and then.
+        """
         usage = self._usage()
-        if tokens or usage != self._last_usage:
-            self._channel.send(Step(tokens, usage, paused_requests))
+        now_s = time.monotonic()
+        if tokens or self._newly_begun or usage != self._last_usage or now_s >= self._next_word_s:
+            self._next_word_s = now_s + HEARTBEAT_S
+            begun = tuple(self._newly_begun)
+            self._channel.send(
+                Step(tokens, usage, len(self._paused), newly_paused, self._pipeline.speculating(), begun)
+            )
+            self._newly_begun.clear()
         self._last_usage = usage
 
     def _step_quietly(self) -> None:
         try:
             self._pipeline.step()
+            self._room.end_step()
         except RuntimeError as error:
             self._start_over(error)
 
@@ -124,6 +147,8 @@ class StepLoop:
         failed = [Tokens(handle, [], None, Ending.FAILED, failure) for handle in self._running]
         self._running.clear()
         self._begun.clear()
+        self._newly_begun.clear()
+        self._room.clear()
         self._channel.send(Step(failed, 0.0))
         del self._pipeline
         self._pipeline = self._open_pipeline()
@@ -143,7 +168,8 @@ def _first_line(error: BaseException) -> str:
 
 def main() -> None:
     """Serve the channel on the file descriptor in `argv[1]`; the first message holds the settings."""
-    from slipstream.backend.pipeline import OpenVinoPipeline
+    from slipstream.backend.pipeline import kv_blocks
+    from slipstream.backend.speculating_pipeline import open_pipeline
     from slipstream.errors import SlipstreamError
 
     end_stub_with_server()
@@ -151,7 +177,12 @@ def main() -> None:
     channel = Connection(int(sys.argv[1]))
     settings = channel.recv()
     try:
-        StepLoop(lambda: OpenVinoPipeline(settings), channel, max_batch_size=settings.max_batch_size).run()
+        capacity = Capacity(
+            max_requests=settings.max_batch_size,
+            kv_blocks=kv_blocks(settings),
+            reserves_output=settings.reserves_output,
+        )
+        StepLoop(lambda: open_pipeline(settings), channel, capacity=capacity).run()
     except (RuntimeError, SlipstreamError, KeyError) as error:
         traceback.print_exc(file=sys.stderr)
         channel.send(Broken(str(error)))

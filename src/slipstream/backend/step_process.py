@@ -67,6 +67,10 @@ class StepProcess:
         """A message waits to be received, or the loop has died."""
         return self._channel.poll()
 
+    def kill(self) -> None:
+        """End the process whatever it does; `close` waits for it."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process and wait for it."""
         self._process.terminate()

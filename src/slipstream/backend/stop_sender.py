@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from slipstream.backend.stop_request import stop_handle
 
 # Asking whether a request is cancelled takes a round trip to the server: once in this time is enough for each stream.
-_PERIOD_S = 0.03
+_PERIOD_S = 0.045
 _MOST_STREAMS = 4096
 # The model behind every trailer that postprocessing sees: the ensemble's step has this name in TensorRT-LLM's contract,
 # and postprocessing has no parameter that could name another.

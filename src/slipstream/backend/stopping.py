@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slipstream.backend.tensors import RequestRefusedError
 from slipstream.backend.words import Word
 from slipstream.text.detokenizer import Detokenizer
 from slipstream.text.tokenizer import Tokenizer
@@ -38,3 +39,18 @@ class StopWords:
         window = self._last_text + self._detokenizer.push([token])
         self._last_text = window[-self._kept_characters :] if self._kept_characters else ""
         return any(text in window for text in self._texts)
+
+
+def stop_texts(words: Sequence[Word], tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """The text of each word, for a search that watches for text; a word of one token may have none.
+
+    `RequestRefusedError` for a longer word that has no text.
+    """
+    texts = [tokenizer.decode(word) if tokenizer is not None else "" for word in words]
+    for word, text in zip(words, texts, strict=True):
+        if len(word) > 1 and (not text or "\ufffd" in text):
+            raise RequestRefusedError(
+                f"stop_words_list: the word of ids {list(word)} is no text, and the engine's beam search stops at texts"
+                " and at single tokens; leave it or beam_width out"
+            )
+    return tuple(text for text in texts if text and "\ufffd" not in text)

@@ -42,6 +42,11 @@ def flag(tensors: Tensors, name: str) -> bool | None:
     return None if value is None else bool(value)
 
 
+def first_flag(tensors: Tensors, name: str) -> bool:
+    """What a boolean tensor says of the whole request: its first element, as TensorRT-LLM's backend reads it."""
+    return is_given(tensors, name) and bool(tensors[name].reshape(-1)[0])
+
+
 def text(value: bytes | str, name: str) -> str:
     """One element of string tensor `name`; bytes that are no UTF-8 are refused rather than replaced."""
     if isinstance(value, str):

@@ -5,20 +5,29 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slipstream.backend.presence import Presence, Presences, beat_tensors
 from slipstream.backend.responses import response_tensors
+from slipstream.backend.speculation import PARAMETER
 from slipstream.backend.stream import Piece, Stream
 
 
 def input_tensors(request: Any) -> dict[str, NDArray[Any]]:
     """All input tensors of a request, by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def request_parameter(request: Any, name: str) -> str | None:
+    """The request's parameter `name` as text; none without it."""
+    value = json.loads(request.parameters() or "{}").get(name)
+    return None if value is None else str(value)
 
 
 def response(tensors: Mapping[str, NDArray[Any]]) -> Any:
@@ -89,38 +98,81 @@ class ResponseSender:
 
 
 class TritonReply:
-    """The way back to the client of one `tensorrt_llm` request."""
+    """The way back to the client of one `tensorrt_llm` request, which may be several generations."""
 
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
+        self._generations_left = 1
+        self._has_sent = False
+        self._lock = threading.Lock()
+        self._presences: Presences | None = None
+        self._presence: Presence | None = None
+
+    def expect(self, generations: int) -> None:
+        """So many generations will answer; to be said before the first one does."""
+        self._generations_left = generations
+
+    def enter(self, presences: Presences, presence_id: int) -> None:
+        """The request came through the ensemble under `presence_id`."""
+        self._presences, self._presence = presences, presences.enter(presence_id)
+
+    def watch(self, presences: Presences, presence_id: int) -> None:
+        """The request is the watch of the one under `presence_id`."""
+        presences.attach(presence_id, self._sender)
+
+    def beat(self, stream: Stream, step_s: float) -> None:
+        """Let the ensemble ask whether its client is still there, unless tokens of a stream do so."""
+        if self._presence is not None and self._presences is not None:
+            has_tokens_flowing = stream.has_sent_tokens and stream.request.wishes.streaming
+            quiet_s = self._presences.quiet_s + (step_s if has_tokens_flowing else 0.0)
+            self._presence.beat(lambda: response(beat_tensors(stream.handle)), quiet_s)
 
     def send(self, stream: Stream, piece: Piece) -> None:
-        """Send one response; the final flag travels with the last one."""
+        """Send one response; the final flag travels with the last one of all generations."""
         tensors = response(response_tensors(stream, piece, self._requested))
+        self._has_sent = True
         if piece.is_last:
-            self._sender.end(tensors)
+            self._end_one(tensors)
         else:
+            if self._presence is not None:
+                self._presence.touch()
             self._sender.send(tensors)
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
+        self._leave()
         self._sender.end(error_response(message))
 
     def fail(self, stream: Stream, message: str) -> None:
-        """End the request: the server could not serve it."""
-        if stream.request.wishes.is_bls_call and stream.has_sent_tokens:
-            self._sender.end()
+        """End a generation: the server could not serve it. A BLS call only hears of it before and behind all else."""
+        if stream.request.wishes.is_bls_call and (self._has_sent or self._generations_left > 1):
+            self._end_one(None)
         else:
-            self._sender.end(error_response(message, is_clients_fault=False))
+            self._end_one(error_response(message, is_clients_fault=False))
 
     def is_cancelled(self) -> bool:
         """The client has gone away."""
         return self._sender.is_cancelled()
 
+    def _end_one(self, last: Any) -> None:
+        with self._lock:
+            self._generations_left -= 1
+            is_final = self._generations_left == 0
+        if is_final:
+            self._leave()
+            self._sender.end(last)
+        elif last is not None:
+            self._sender.send(last)
+
     def close(self, *, decoupled: bool) -> None:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
         self._sender.end(None if decoupled else response(_no_tokens()))
+
+    def _leave(self) -> None:
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            presence.end()
 
 
 class TextReply:
@@ -128,19 +180,21 @@ class TextReply:
 
     def __init__(self, request: Any) -> None:
         self.requested = frozenset(request.requested_output_names())
+        wish = request_parameter(request, PARAMETER)
+        self.parameters = {} if wish is None else {PARAMETER: wish}  # of the request, that the engine reads
         self._sender = ResponseSender(request)
 
-    def send(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
-        """Send one of several responses: text and what else the engine's response held."""
-        self._sender.send(self._response(text, others))
+    def send(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
+        """Send one of several responses: a text for each beam, and what else the engine's response held."""
+        self._sender.send(self._response(texts, others))
 
-    def send_last(self, text: str, others: Mapping[str, NDArray[Any]]) -> None:
+    def send_last(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> None:
         """Send the only response, or the last one."""
-        self._sender.end(self._response(text, others))
+        self._sender.end(self._response(texts, others))
 
-    def close(self, rest: str) -> None:
-        """Send `rest`, if there is any, and the final flag, unless the last response has gone out."""
-        self._sender.end(self._response(rest, {}) if rest else None)
+    def close(self) -> None:
+        """Send the final flag, unless the last response has gone out."""
+        self._sender.end()
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
@@ -158,9 +212,9 @@ class TextReply:
         """A question about this request went to the server and came back."""
         return self._sender.is_answered()
 
-    def _response(self, text: str, others: Mapping[str, NDArray[Any]]) -> Any:
+    def _response(self, texts: Sequence[str], others: Mapping[str, NDArray[Any]]) -> Any:
         # Triton drops what was not asked for without holding Python's lock: it must never see any of that.
-        tensors = {"text_output": np.array([[text.encode()]], np.object_), **others}
+        tensors = {"text_output": np.array([[text.encode() for text in texts]], np.object_), **others}
         return response({name: tensor for name, tensor in tensors.items() if name in self.requested})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -23,11 +24,13 @@ class Stream(Iterator[Chunk]):
         self._method = method
         self._reply = reply
         self._call = method(reply.message, timeout=reply.remaining_s)
+        self._is_reading = False
+        self._releasing = threading.Lock()
 
     def __next__(self) -> Chunk:
         while not self._reply.is_over:
             try:
-                chunk = self._reply.take(next(self._call))
+                chunk = self._reply.take(self._read())
             except StopIteration:
                 self._reply.end()
                 raise
@@ -56,6 +59,8 @@ class Stream(Iterator[Chunk]):
         """Cancel what is still running; from any thread."""
         self._reply.cancel()
         self._call.cancel()
+        if not self._is_reading:  # else the thread that reads does it
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +69,33 @@ class Stream(Iterator[Chunk]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_releasing"):  # it began
+            self.close()
+
+    def _read(self) -> Any:
+        """The next message; after an interruption the call stays as it is: gRPC has lost count of its events."""
+        self._is_reading = True
+        try:
+            message = next(self._call)
+        except (StopIteration, grpc.RpcError):
+            self._is_reading = False
+            self._release()
+            raise
+        self._is_reading = False
+        if self._reply.is_over:  # closed meanwhile, by another thread
+            self._release()
+        return message
+
+    def _release(self) -> None:
+        """Take what a call that is over still has to say: with it on its queue the connection would never close.
+
+        A call that has no thread of gRPC's reads for itself, but nothing after its failure (grpcio 1.85).
+        """
+        with self._releasing:
+            while self._call._state.due:  # noqa: SLF001 - gRPC has no public way
+                self._call._consume_next_event()  # noqa: SLF001
 
     def _ask_again(self, error: Any) -> None:
         code, details = error.code().name, error.details() or ""

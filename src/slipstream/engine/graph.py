@@ -16,6 +16,7 @@ from openvino import opset13 as ops
 from openvino.op.util import Variable, VariableInfo
 
 from slipstream.engine.checkpoint import Checkpoint
+from slipstream.engine.non_finite import flagged_logits
 from slipstream.engine.rope import inverse_frequencies
 from slipstream.engine.weights import Value, float_constant
 from slipstream.trtllm_checkpoint.config import Architecture
@@ -31,20 +32,20 @@ def build_graph(
     on_layer: Callable[[int], None],
     weight_value: Callable[[Linear], Value],
 ) -> ov.Model:
-    """The whole model: `input_ids` [batch, tokens] to `logits` [batch, tokens, vocab_size].
+    """The whole model: `input_ids` [batch, tokens] to `logits` [batch, tokens, vocab_size + 1], see non_finite.py.
 
     `on_layer` is called with the number of each layer when it is done; `weight_value` gives a weight's form.
     """
     inputs = _Inputs()
-    embedding = float_constant(checkpoint.embedding())
+    embedding = checkpoint.embedding()
     decoder = _Decoder(architecture, checkpoint, inputs, weight_value)
-    hidden = ops.gather(embedding, inputs.input_ids, _index(0))
+    hidden = ops.gather(float_constant(embedding), inputs.input_ids, _index(0))
     for layer in range(architecture.num_layers):
         hidden = decoder.layer(layer, hidden)
         on_layer(layer)
     hidden = decoder.rms_norm(hidden, checkpoint.final_norm())
     lm_head = checkpoint.lm_head()
-    logits = _matmul(hidden, embedding if lm_head is None else float_constant(lm_head))
+    logits = flagged_logits(hidden, embedding if lm_head is None else lm_head)
     logits.output(0).set_names({"logits"})
     return ov.Model([ops.result(logits, name="logits")], decoder.cache_writes, inputs.all, architecture.name)
 

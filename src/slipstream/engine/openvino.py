@@ -59,6 +59,7 @@ class EngineFacts:
     target: str
     architecture: str
     vocab_size: int  # valid ids are below it
+    not_finite_id: int  # comes out where logits hold NaN or infinity
     context_tokens: int  # prompt and output together; the pipeline accepts more, so the backend must not
     num_layers: int
     num_kv_heads: int
@@ -173,6 +174,7 @@ def _facts(
         target="openvino",
         architecture=architecture.name,
         vocab_size=architecture.vocab_size,
+        not_finite_id=architecture.vocab_size,
         context_tokens=max_seq_len,
         num_layers=architecture.num_layers,
         num_kv_heads=architecture.num_kv_heads,

@@ -7,9 +7,11 @@ line and answers with one JSON object a line, so that it can take turns with a s
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +30,9 @@ class Run:
     tokens: int
     responses: int
     wall_s: float
-    cpu_s: float  # of the server's processes, or of the bare engine
+    cpu_s: float  # of the server's processes save the one that runs the engine, or of the bare engine
     client_cpu_s: float = 0.0
+    ttft_p50_ms: float = 0.0
 
 
 class BareEngine:
@@ -66,30 +69,43 @@ def forced_generation(handle: int, prompt_ids: list[int], tokens: int) -> Genera
     return Generate(handle, prompt_ids, None, Penalties(), stop, (), log_probs=False)
 
 
-def _generate(pipeline: Any, prompts: list[list[int]], max_tokens: int, first_handle: int) -> Run:
+def _generate(pipeline: Any, requests: Sequence[Generate], most: int) -> Run:
+    """All `requests`, at most `most` at a time, as the step loop has it."""
     cpu_s, started = time.process_time(), time.monotonic()
-    running = [
-        pipeline.add(forced_generation(first_handle + index, ids, max_tokens)) for index, ids in enumerate(prompts)
-    ]
+    waiting = deque(requests)
+    running: list[Any] = []
+    begun: dict[int, float] = {}
     tokens = 0
-    while running:
+    while waiting or running:
+        while waiting and len(running) < most:
+            running.append(pipeline.add(waiting.popleft()))
         pipeline.step()
         read = [(generation, generation.read()) for generation in running]
-        tokens += sum(len(new.ids) for _, new in read if new is not None)
+        for new in (new for _, new in read if new is not None and new.ids):
+            tokens += len(new.ids)
+            begun.setdefault(new.handle, time.monotonic() - started)
         running = [generation for generation, new in read if new is None or new.ending is None]
     wall_s = time.monotonic() - started
-    return Run(tokens=tokens, responses=tokens, wall_s=wall_s, cpu_s=time.process_time() - cpu_s)
+    return Run(
+        tokens=tokens,
+        responses=tokens,
+        wall_s=wall_s,
+        cpu_s=time.process_time() - cpu_s,
+        ttft_p50_ms=1000 * statistics.median(begun.values()),
+    )
 
 
 def main() -> None:
     from slipstream.backend.pipeline import OpenVinoPipeline
 
     facts = json.loads(sys.argv[1])
-    pipeline = OpenVinoPipeline(PipelineSettings(**{**facts, "engine_dir": Path(facts["engine_dir"])}))
+    settings = PipelineSettings(**{**facts, "engine_dir": Path(facts["engine_dir"])})
+    pipeline = OpenVinoPipeline(settings)
     handle = 0
     for line in sys.stdin:
         prompts, max_tokens = json.loads(line)
-        result = _generate(pipeline, prompts, max_tokens, handle)
+        requests = [forced_generation(handle + index, ids, max_tokens) for index, ids in enumerate(prompts)]
+        result = _generate(pipeline, requests, settings.max_batch_size)
         handle += len(prompts)
         print(json.dumps(asdict(result)), flush=True)
 

@@ -131,7 +131,7 @@ def run_once(engine: Path, ids: Ids, execution: str) -> Logits:
             "position_ids": np.arange(tokens)[None],
             "beam_idx": np.zeros(1, np.int32),
         }
-        rows.append(request.infer(inputs)["logits"].copy())
+        rows.append(request.infer(inputs)["logits"][..., :-1].copy())
     return np.concatenate(rows)
 
 

@@ -68,9 +68,9 @@ def stages_for(spec: DeploymentSpec) -> tuple[Stage, ...]:
     """The stages of a deployment, in order."""
     engine = spec.engine
     # Both models before the first checkpoint: a pair that does not fit is refused before hours of work.
-    models = (MODEL, DRAFT_MODEL) if engine.draft else (MODEL,)
+    models = (MODEL, DRAFT_MODEL) if engine.has_draft_model else (MODEL,)
     if engine.target == "openvino":
-        if engine.draft is None:
+        if not engine.has_draft_model:
             return (*models, CHECKPOINT, ENGINE, REPOSITORY)
         return (*models, CHECKPOINT, DRAFT_CHECKPOINT, ENGINE, OPENVINO_DRAFT_ENGINE, REPOSITORY)
     if engine.target == "llmapi":

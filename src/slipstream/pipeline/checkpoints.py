@@ -38,8 +38,17 @@ def _target(context: Context) -> _Quantized:
 
 
 def _draft(context: Context) -> _Quantized:
-    draft = context.spec.engine.draft
-    assert draft is not None, "its stages are run only where there is a draft"
+    spec, draft, speculation = context.spec, context.spec.engine.draft, context.spec.engine.speculation
+    if draft is None:  # the one inside the CPU engine is quantized as its target
+        assert speculation is not None, "its stages are run only where there is a draft"
+        assert speculation.speculative_model is not None, "draft_target needs it"
+        model = ModelSpec(source=speculation.speculative_model, dtype=spec.model.dtype)
+        return _Quantized(
+            field="engine.speculation.",
+            model=model,
+            quantization=spec.quantization,
+            workspace=context.workspace.draft,
+        )
     return _Quantized(
         field="engine.draft.", model=draft.model, quantization=draft.quantization, workspace=context.workspace.draft
     )

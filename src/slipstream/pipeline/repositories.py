@@ -26,7 +26,7 @@ def locations_in(workspace: Workspace, spec: DeploymentSpec) -> Locations:
     from slipstream.repository.xgrammar_info import XGRAMMAR_INFO
 
     is_guided = spec.runtime.tensorrt_llm.guided_decoding_backend is not None
-    draft = workspace.draft if spec.engine.draft else None
+    draft = workspace.draft if spec.engine.has_draft_model else None
     return Locations(
         engine_dir=str(workspace.checkpoint if spec.engine.target == "llmapi" else workspace.engine),
         tokenizer_dir=str(workspace.model),

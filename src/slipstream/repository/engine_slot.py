@@ -17,6 +17,13 @@ from slipstream.spec import DeploymentSpec, DraftSpec, Target
 # The backend in the `tensorrt_llm` slot. The embedded engine runs in Triton's Python backend.
 ENGINE_BACKEND: Mapping[Target, str] = {"openvino": "python", "tensorrt_llm": "tensorrtllm"}
 
+# Whether Triton's dynamic batcher sits before the engine. In Triton 2.51 it drops a request that was cancelled before,
+# as the step of an ensemble may be, without an answer: the ensemble's request then stays in flight for ever.
+ENGINE_BATCHES: Mapping[Target, bool] = {"openvino": False, "tensorrt_llm": True}
+
+# Of `runtime.stream_interval: auto`.
+LONGEST_STREAM_INTERVAL = 8
+
 # What is said of the target and does not hold for its draft.
 TARGET_ONLY: Mapping[str, str] = {
     "max_tokens_in_paged_kv_cache": "counts tokens of the target; the draft's cache has its own fraction",
@@ -42,7 +49,7 @@ def plan_engine(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
     """The model `tensorrt_llm`."""
     values = values_from(spec, "tensorrt_llm")
     if spec.engine.target == "openvino":
-        values = _embedded(spec, values)
+        values = _embedded(spec, values) | _embedded_speculation(spec, locations)
     else:
         values |= _gpu_values(spec) | _decoding(spec, values) | _lora(spec, values)
     guided = values["guided_decoding_backend"] is not None
@@ -74,7 +81,7 @@ def _slot(spec: DeploymentSpec, name: str, values: Mapping[str, Value], *, insta
         backend=ENGINE_BACKEND[spec.engine.target],
         max_batch_size=spec.runtime.triton_max_batch_size,
         decoupled=spec.runtime.decoupled,
-        batching=Batching.of(spec.runtime),
+        batching=Batching.of(spec.runtime) if ENGINE_BATCHES[spec.engine.target] else None,
         instances=instances,
         parameters=values,
     )
@@ -117,15 +124,33 @@ def _lora(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Value]
 def _embedded(spec: DeploymentSpec, values: Mapping[str, Value]) -> dict[str, Value]:
     """`values` for the embedded engine, whose KV cache has a size in GiB; target and draft have one each."""
     kept = {name: value for name, value in values.items() if name != "kv_cache_free_gpu_mem_fraction"}
-    draft = spec.engine.draft
+    draft, interval = spec.engine.draft, spec.runtime.stream_interval
     return {
         **kept,
         "slipstream_execution": spec.runtime.execution,
         "slipstream_kv_cache_gib": spec.runtime.kv_cache_gib,
         "slipstream_max_batch_size": spec.engine.max_batch_size,
+        "slipstream_max_queue_size": spec.runtime.max_queue_size,
         "slipstream_max_num_tokens": spec.engine.max_num_tokens,
         "slipstream_max_seq_len": spec.engine.max_seq_len,
         "slipstream_max_input_len": spec.engine.max_input_len,
-        "slipstream_stream_interval": spec.runtime.stream_interval,
+        "slipstream_stream_interval": LONGEST_STREAM_INTERVAL if interval == "auto" else interval,
+        "slipstream_stream_interval_adapts": interval == "auto",
         "slipstream_max_draft_len": draft.max_draft_len if draft else None,
+        "max_tokens_in_paged_kv_cache": spec.runtime.kv_cache_tokens,
+        "slipstream_prefill_chunk_tokens": spec.runtime.prefill_chunk_tokens,
+        "slipstream_request_timeout_s": spec.runtime.request_timeout_s,
+        "slipstream_step_timeout_s": spec.runtime.step_timeout_s,
+    }
+
+
+def _embedded_speculation(spec: DeploymentSpec, locations: Locations) -> dict[str, Value]:
+    speculation = spec.engine.speculation
+    if speculation is None:
+        return {}
+    return {
+        "slipstream_speculation_mode": speculation.mode,
+        "slipstream_speculation": spec.runtime.speculation,
+        "slipstream_speculation_draft_len": speculation.max_draft_len,
+        "slipstream_speculation_engine_dir": locations.draft_engine_dir,
     }

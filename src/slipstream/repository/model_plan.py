@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from slipstream.repository.contract import EnsembleStep
 from slipstream.repository.parameters import Value
 from slipstream.spec import RuntimeSpec
 
@@ -54,4 +55,5 @@ class ModelPlan:
     decoupled: bool | None = None  # None: the model has no policy of its own
     batching: Batching | None = None
     instances: int | None = None  # None: an ensemble has none
+    further_steps: tuple[EnsembleStep, ...] = ()  # of an ensemble, behind the contract's
     parameters: Mapping[str, Value] = field(default_factory=dict)

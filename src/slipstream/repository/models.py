@@ -11,6 +11,7 @@ from slipstream.repository.engine_slot import ENGINE_BACKEND, plan_draft, plan_e
 from slipstream.repository.limits import check_settings
 from slipstream.repository.model_plan import Batching, Locations, ModelPlan
 from slipstream.repository.sources import values_from
+from slipstream.repository.watch_steps import WATCH_STEPS
 from slipstream.spec import DeploymentSpec, Target
 
 __all__ = ["ENGINE_BACKEND", "Batching", "Locations", "ModelPlan", "plan_models"]
@@ -31,7 +32,7 @@ def plan_models(spec: DeploymentSpec, locations: Locations) -> tuple[ModelPlan, 
         _preprocessing(spec, locations),
         plan_engine(spec, locations),
         _postprocessing(spec, locations),
-        ModelPlan(name="ensemble", backend=None, max_batch_size=spec.runtime.triton_max_batch_size),
+        _ensemble(spec),
         _bls(spec, locations),
     ]
     if spec.engine.draft is not None:
@@ -58,6 +59,16 @@ def _postprocessing(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
         batching=Batching() if POSTPROCESSING_BATCHES[spec.engine.target] else None,
         instances=spec.runtime.postprocessing_instances,
         parameters={**values_from(spec, "postprocessing"), "tokenizer_dir": locations.tokenizer_dir},
+    )
+
+
+def _ensemble(spec: DeploymentSpec) -> ModelPlan:
+    return ModelPlan(
+        name="ensemble",
+        backend=None,
+        max_batch_size=spec.runtime.triton_max_batch_size,
+        # A model with one response a request cannot be asked in between.
+        further_steps=WATCH_STEPS if spec.engine.target == "openvino" and spec.runtime.decoupled else (),
     )
 
 

@@ -24,7 +24,7 @@ def model_config(plan: ModelPlan) -> ModelConfig:
     config = ModelConfig(name=plan.name, max_batch_size=plan.max_batch_size)
     if plan.backend is None:
         config.platform = "ensemble"
-        _add_steps(config, rules.steps)
+        _add_steps(config, [*rules.steps, *plan.further_steps])
     else:
         config.backend = plan.backend
         for key, text in as_strings(plan.name, plan.backend, plan.parameters).items():

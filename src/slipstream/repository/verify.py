@@ -14,6 +14,7 @@ from slipstream.repository.llmapi import is_llmapi, verify_llmapi
 from slipstream.repository.parameters import expected_instead, known_parameters
 from slipstream.repository.pbtxt import read_config
 from slipstream.repository.profile import check_profile
+from slipstream.repository.watch_steps import WATCH_STEPS
 from slipstream.spec_file import did_you_mean
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _check_parameters(config: ModelConfig, model_name: str, refuse: Refuse) -> N
 def _check_steps(config: ModelConfig, expected: Sequence[EnsembleStep], refuse: Refuse) -> None:
     found = config.ensemble_scheduling.step
     names = [step.model_name for step in found]
+    if len(found) == len(expected) + len(WATCH_STEPS):
+        expected = [*expected, *WATCH_STEPS]
     if names != [step.model_name for step in expected]:
         raise refuse("ensemble_scheduling", names, [step.model_name for step in expected])
     for was, wanted in zip(found, expected, strict=True):

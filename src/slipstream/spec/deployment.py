@@ -12,6 +12,10 @@ from slipstream.spec.runtime import LlmApiSpec, RuntimeSpec, TensorrtLlmSpec
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 
 
+# Fields of `runtime` that the CPU engine alone reads.
+_OF_THE_CPU_ENGINE = ("kv_cache_tokens", "prefill_chunk_tokens", "request_timeout_s", "step_timeout_s")
+
+
 class GatewaySpec(Group):
     """Settings of the OpenAI-compatible gateway; it has none yet besides `runtime.ports.gateway`."""
 
@@ -43,10 +47,16 @@ class DeploymentSpec(Group):
             raise ValueError(f"runtime.tensorrt_llm has parameters of the C++ backend, engine.target is {target}")
         if target != "llmapi" and runtime.llmapi != LlmApiSpec():
             raise ValueError(f"runtime.llmapi has arguments of the LLM API, engine.target is {target}")
-        if target != "openvino" and runtime.stream_interval > 1:
+        if target != "openvino" and runtime.stream_interval != 1:
             raise ValueError(
                 f"runtime.stream_interval is {runtime.stream_interval}, target {target} sends each token by itself"
             )
+        if runtime.speculation != "auto" and (target != "openvino" or self.engine.speculation is None):
+            raise ValueError(
+                f"runtime.speculation is {runtime.speculation}, it is for engine.speculation of target openvino"
+            )
+        if target != "openvino" and (name := _given(runtime, _OF_THE_CPU_ENGINE)):
+            raise ValueError(f"runtime.{name} is {getattr(runtime, name)}, target {target} has no such setting")
         if target == "openvino" and runtime.engine_instances > 1:
             raise ValueError(
                 f"runtime.engine_instances is {runtime.engine_instances}, the CPU engine runs one: it uses all cores"
@@ -125,3 +135,8 @@ class DeploymentSpec(Group):
             raise ValueError(
                 f"the KV fractions of target and draft sum to {both:g}, the limit is below 1: they share the GPUs"
             )
+
+
+def _given(runtime: RuntimeSpec, names: tuple[str, ...]) -> str | None:
+    """The first of `names` that differs from its default."""
+    return next((name for name in names if getattr(runtime, name) != getattr(RuntimeSpec(), name)), None)

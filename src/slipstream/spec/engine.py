@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from slipstream.spec.groups import AbsolutePath, Group, ModelSpec, QuantizationSpec, Target
 
 Plugin = Literal["auto", "float16", "bfloat16", "float32", "fp8", "nvfp4", "disable"]
-SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3"]
+SpeculationMode = Literal["lookahead", "medusa", "eagle", "ngram", "eagle3", "draft_target"]
 Tree = Annotated[str, Field(pattern=r"^\{[0-9]+(,[0-9]+)*\}(,\{[0-9]+(,[0-9]+)*\})*$", max_length=65536)]
 
+# Beams share a prompt's KV blocks and have their own behind it: 16 of 2,048 tokens fill a third of the 1 GiB that a
+# cache has by default, on the bundled model.
+_CPU_BEAM_WIDTH = 16
 # EAGLE's limits are the builder's own: TensorRT-LLM 1.2, `trtllm-build` rules.
 _EAGLE_MAX_BATCH, _EAGLE_MAX_DRAFT = 512, 256
 # Which target runs which way of speculating without a draft model.
 _MODES_OF: dict[Target, tuple[SpeculationMode, ...]] = {
     "tensorrt_llm": ("lookahead", "medusa", "eagle"),
     "llmapi": ("ngram", "eagle3"),
-    "openvino": (),
+    "openvino": ("ngram", "draft_target"),
 }
 
 
@@ -42,7 +45,7 @@ class DraftSpec(Group):
 
 
 class SpeculationSpec(Group):
-    """Speculation without a second engine: heads in the checkpoint, or n-grams of the text itself."""
+    """Speculation inside the engine: heads in the checkpoint, n-grams of the text, or a draft model beside it."""
 
     mode: SpeculationMode
     max_draft_len: int = Field(ge=1, le=256, description="draft tokens that are verified in one step")
@@ -51,7 +54,11 @@ class SpeculationSpec(Group):
     lookahead_verification_set_size: int | None = Field(None, ge=0, le=64, description="lookahead: G")
     medusa_choices: Tree | None = Field(None, description="Medusa's tree, `{0},{0,0},{1}`")
     eagle_choices: Tree | None = Field(None, description="EAGLE's tree, `{0},{0,0},{1}`")
-    speculative_model: str | None = Field(None, max_length=4096, description="eagle3: hub id or directory of the heads")
+    speculative_model: str | None = Field(
+        None,
+        max_length=4096,
+        description="eagle3: hub id or directory of the heads; draft_target: source of the draft, as model.source",
+    )
 
     @model_validator(mode="after")
     def _fields_fit_the_mode(self) -> SpeculationSpec:
@@ -61,6 +68,7 @@ class SpeculationSpec(Group):
             "medusa": ("medusa_choices",),
             "eagle": ("eagle_choices",),
             "eagle3": ("speculative_model",),
+            "draft_target": ("speculative_model",),
         }.get(self.mode, ())
         optional = {"medusa_choices", "eagle_choices"}
         for name in (*lookahead, *optional, "speculative_model"):
@@ -136,7 +144,9 @@ class EngineSpec(Group):
     max_num_tokens: int = Field(2048, ge=1, le=1_048_576, description="tokens computed in one iteration")
     max_seq_len: int = Field(2048, ge=2, le=10_485_760, description="prompt and output tokens of one request")
     max_input_len: int = Field(2047, ge=1, le=10_485_760, description="prompt tokens of one request")
-    max_beam_width: int = Field(1, ge=1, le=256, description="beams of one request; more than 1: tensorrt_llm only")
+    max_beam_width: int = Field(
+        1, ge=1, le=256, description="beams of one request; left out, 16 with target openvino; 1 with llmapi"
+    )
     draft: DraftSpec | None = Field(None, description="draft model for speculation; fixes the non-decoupled profile")
     speculation: SpeculationSpec | None = Field(None, description="speculation without a draft model")
     lora: LoraSpec | None = Field(None, description="LoRA adapters")
@@ -151,6 +161,22 @@ class EngineSpec(Group):
     def world_size(self) -> int:
         """Ranks, and so GPUs, of one instance."""
         return self.tp_size * self.pp_size
+
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether a second model is built: `draft`, or the one of `speculation` inside the CPU engine."""
+        return self.draft is not None or (self.speculation is not None and self.speculation.mode == "draft_target")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beams_where_nothing_is_compiled_for_them(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("target") != "openvino":
+            return settings
+        if settings.get("draft") is not None or settings.get("speculation") is not None:
+            return settings
+        max_num_tokens = settings.get("max_num_tokens", _CPU_BEAM_WIDTH)
+        most = max(1, max_num_tokens) if isinstance(max_num_tokens, int) else 1
+        return {"max_beam_width": min(_CPU_BEAM_WIDTH, most), **settings}
 
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> EngineSpec:
@@ -168,10 +194,14 @@ class EngineSpec(Group):
             for name, given in (
                 ("lora", self.lora is not None),
                 ("checkpoint_dir", self.checkpoint_dir is not None),
-                ("max_beam_width above 1", self.max_beam_width > 1),
             ):
                 if given:
                     raise ValueError(f"{name} needs target tensorrt_llm: the CPU engine does not have it yet")
+            if self.max_beam_width > self.max_num_tokens:
+                raise ValueError(
+                    f"max_beam_width is {self.max_beam_width}, the limit is max_num_tokens = {self.max_num_tokens}:"
+                    " a step computes a token of each beam"
+                )
         if target == "llmapi" and self.checkpoint_dir is not None:
             raise ValueError("checkpoint_dir is a TensorRT-LLM checkpoint, target llmapi reads a Hugging Face one")
         if target == "llmapi" and self.max_beam_width > 1:

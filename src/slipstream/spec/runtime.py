@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from slipstream.spec.groups import AbsolutePath, Execution, Group, Port
 
@@ -14,6 +14,11 @@ Windows = Annotated[str, Field(pattern=r"^[0-9]+(,[0-9]+)*$", max_length=4096)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 44)]
 _INT32_MAX = 2**31 - 1  # the backend takes a larger number for unset
+
+
+def _yaml_word(value: object) -> object:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class PortsSpec(Group):
@@ -145,8 +150,20 @@ class RuntimeSpec(Group):
         0.9, gt=0, lt=1, description="share of the GPU memory left after weights for the KV cache"
     )
     kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory for the CPU engine's KV cache")
+    kv_cache_tokens: int | None = Field(
+        None,
+        ge=32,
+        le=_INT32_MAX,
+        description="tokens in the CPU engine's KV cache; null: as many as kv_cache_gib holds",
+    )
     enable_kv_cache_reuse: bool = Field(default=True, description="reuse the KV blocks of a shared prefix")
     enable_chunked_context: bool = Field(default=True, description="split long prompts over iterations")
+    prefill_chunk_tokens: int = Field(
+        256,
+        ge=32,
+        le=65536,
+        description="tokens of prompts that the CPU engine reads in one step beside running streams",
+    )
     add_special_tokens: bool = Field(
         default=True,
         description="preprocessing adds the tokenizer's own BOS, as upstream does; false where clients send text of a"
@@ -161,10 +178,26 @@ class RuntimeSpec(Group):
         description="a response that is not streamed leaves out the prompt, unless the request says otherwise",
     )
     cancellation_check_period_ms: int = Field(10, ge=1, le=10_000, description="how often cancellations are looked for")
-    stream_interval: int = Field(
-        1, ge=1, le=64, description="tokens in a streamed response of the CPU engine; the first comes at once"
+    stream_interval: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="tokens in a streamed response of the CPU engine; the first comes at once; auto: one for every 8"
+        " streams that a step brings tokens for, from 1 up to 8",
+    )
+    speculation: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_word)] = Field(
+        "auto",
+        description="what of the CPU engine's engine.speculation a request gets that does not say: `auto`, while it is"
+        " measured to be faster",
     )
     stats_check_period_ms: int = Field(100, ge=1, le=60_000, description="how often metrics are refreshed")
+    request_timeout_s: int = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="how long a request to the CPU engine may take, waiting and running; 0: no limit",
+    )
+    step_timeout_s: int = Field(
+        30, ge=1, le=3600, description="silence after which the CPU engine's process is replaced while requests run"
+    )
     startup_timeout_s: int = Field(120, ge=1, le=7200, description="time to the first token of a starting server")
     probe_period_s: int = Field(30, ge=1, le=3600, description="how often the watchdog asks for a token")
     tensorrt_llm: TensorrtLlmSpec = Field(default_factory=TensorrtLlmSpec)

@@ -1,73 +1,108 @@
-"""Incremental detokenization: text comes out as soon as its characters are whole, and never a broken one.
-
-`tokenizers.decoders.DecodeStream` does the work. Added here is what it does not do: letting out the end of a stream
-that stops inside a character, going on after bytes that are no character, and bounded work on such bytes.
-"""
+"""Incremental detokenization: text comes out as soon as its characters are whole, and never a broken one."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
-from tokenizers.decoders import DecodeStream
-
+from slipstream.text.token_bytes import ByteRun
 from slipstream.text.tokenizer import Tokenizer
 
-# A character takes at most four tokens (one a byte). A longer wait means bytes that are no text, and since every
-# step decodes all held tokens again, an endless one would cost quadratic time.
+# Tokens that are decoded again with the next: a bound on the work for each. A decoder that changes text already out
+# when more tokens follow is waited for this long, then its text is cut.
 MOST_HELD_TOKENS = 64
 
 
 class Detokenizer:
     """The text of one token stream, piece by piece: `push` ids as they come, then `finish` once.
 
-    The pieces join to `tokenizer.decode(all ids)`. There is one exception: byte-fallback tokenizers decode a whole run
-    of byte tokens to U+FFFD when one byte in it is bad, and here the characters already let out stay as they are.
+    The pieces join to `tokenizer.decode(all ids)`, whatever the ids and however they are cut.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
-        self._fast = tokenizer.fast
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._stream = DecodeStream(skip_special_tokens=False)
-        self._context: list[int] = []  # tokens of the last piece: they decide on a leading space
-        self._held: list[int] = []
+        self._text: _ByteText | _WindowText
+        self._text = _ByteText(tokenizer) if tokenizer.token_bytes.is_byte_level else _WindowText(tokenizer)
 
     @property
     def is_holding(self) -> bool:
         """Tokens were pushed whose text is not out yet, as a rule the first bytes of a character."""
-        return bool(self._held)
+        return self._text.is_holding
 
     def push(self, ids: Sequence[int]) -> str:
         """Take the next `ids`; the text that they complete, often empty."""
-        return "".join([self._step(token) for token in ids if token not in self._skipped])
+        return self._text.push([token for token in ids if token not in self._skipped])
 
     def finish(self) -> str:
         """End the stream; the text still held, bytes of an unfinished character as U+FFFD."""
-        return self._let_go() if self._held else ""
+        return self._text.finish()
 
-    def _step(self, token: int) -> str:
-        self._held.append(token)
-        try:
-            piece = self._stream.step(self._fast, token)
-        except Exception as error:  # the Rust binding has no narrower type
-            if "prefix" not in str(error).lower():
-                raise
-            return self._let_go()
-        if piece is not None:
-            self._context, self._held = self._held, []
-            return str(piece)
-        return self._let_go() if len(self._held) >= MOST_HELD_TOKENS else ""
 
-    def _let_go(self) -> str:
-        """Text of the held tokens as they stand; the stream goes on behind them."""
-        before: str = self._fast.decode(self._context, skip_special_tokens=False)
-        both: str = self._fast.decode(self._context + self._held, skip_special_tokens=False)
-        if both.startswith(before):
-            piece = both[len(before) :]
-        else:
-            # The held bytes spoil the run of bytes that the last piece came from: decode them without it.
-            piece = self._fast.decode(self._held, skip_special_tokens=False)
-        if not piece.endswith("\ufffd"):  # else the older context stays: the stream would give a broken one out again
-            self._context = self._held
+class _ByteText:
+    """Text of a byte-level tokenizer: the bytes of all tokens, one after the other."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._spelled = tokenizer.token_bytes.spelled
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def is_holding(self) -> bool:
+        return bool(self._decoder.getstate()[0])
+
+    def push(self, ids: Sequence[int]) -> str:
+        return self._decoder.decode(b"".join([self._spelled(token) for token in ids]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowText:
+    """Text of names: new ones are decoded behind a few whose text is out, and that text is cut off."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._run = ByteRun()
+        self._before: list[str] = []  # names whose text is out
+        self._before_text = ""
+        self._held: list[str] = []
+
+    @property
+    def is_holding(self) -> bool:
+        return self._run.is_holding or bool(self._held)
+
+    def push(self, ids: Sequence[int]) -> str:
+        known = self._tokenizer.token_bytes
+        names: list[str] = []
+        for token in ids:
+            name = known.name(token)
+            if name is not None:
+                names += self._run.push(name, known.spelled(token))
+        return self._extend(names)
+
+    def finish(self) -> str:
+        piece = self._extend(self._run.finish())
         self._held = []
-        self._stream = DecodeStream(ids=self._context, skip_special_tokens=False)
         return piece
+
+    def _extend(self, names: list[str]) -> str:
+        if not names:
+            return ""
+        self._held += names
+        window = [*self._before, *self._held]
+        text = self._tokenizer.join(window)
+        if not text.startswith(self._before_text):
+            return self._cut() if len(self._held) >= MOST_HELD_TOKENS else ""
+        piece = text[len(self._before_text) :]
+        if not piece:
+            return ""  # a space that waits for a word, or a decoder that drops the first one
+        # A space could be dropped as the first in a window: it needs those before it.
+        self._before = window[-MOST_HELD_TOKENS:] if piece.isspace() else self._held
+        self._before_text = self._tokenizer.join(self._before)
+        self._held = []
+        return piece
+
+    def _cut(self) -> str:
+        """Text of the held names by themselves."""
+        self._before, self._held = self._held, []
+        self._before_text = self._tokenizer.join(self._before)
+        return self._before_text

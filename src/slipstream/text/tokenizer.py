@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer as FastTokenizer
 
 from slipstream.errors import SlipstreamError
+from slipstream.text.token_bytes import TokenBytes
 
 
 class Tokenizer:
@@ -55,9 +56,26 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`; ids outside the vocabulary (a padded embedding has some) give no text."""
+        """Text of `ids`; ids outside the vocabulary (a padded embedding has some) give no text.
+
+        It is what `tokenizers` gives, except that a byte token which belongs to no character spoils no others: see
+        `ByteRun`.
+        """
+        if self.token_bytes.has_fallback:
+            skipped = self.special_ids if skip_special_tokens else frozenset()
+            return self.join(self.token_bytes.names_to_decode(token for token in ids if token not in skipped))
         text: str = self.fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def join(self, names: list[str]) -> str:
+        """Text of tokens by their names."""
+        text: str = " ".join(names) if self.fast.decoder is None else self.fast.decoder.decode(names)
+        return text
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What single tokens add to a text."""
+        return TokenBytes(self.fast)
 
     @cached_property
     def vocab_size(self) -> int:
