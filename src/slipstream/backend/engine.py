@@ -113,6 +113,7 @@ class Engine:
         self._in_flight: dict[int, _Delivery] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
+        self.after_round: Callable[[], None] = lambda: None  # called when the responses of a step have been sent
         self.kv_cache_usage = 0.0  # share of the KV cache in use, 0..1
         self.iterations = 0  # steps that brought tokens or filled the KV cache
         self.last_iteration_us = 0  # when the last of them was reported, since the epoch
@@ -255,6 +256,7 @@ class Engine:
             for delivery in touched.values():
                 delivery.stream.interval = interval
                 self._send(delivery)
+            self.after_round()
 
     def _take(self, message: FromLoop, touched: dict[int, _Delivery]) -> None:
         if not isinstance(message, Step):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from slipstream.backend.characters import Characters
 from slipstream.backend.draft_verification import NO_HANDLE, verify
@@ -14,6 +14,8 @@ from slipstream.backend.gauges import Gauges
 from slipstream.backend.guide import Guide
 from slipstream.backend.guide_checks import GuideChecks, Verdict
 from slipstream.backend.guide_trial_process import GuideTrialProcess
+from slipstream.backend.link import Ask
+from slipstream.backend.link_server import LinkReply, LinkServer
 from slipstream.backend.logits_process import LogitsProcess
 from slipstream.backend.logits_replies import LogitsQueue, LogitsReply
 from slipstream.backend.orphan import end_with_server
@@ -31,6 +33,16 @@ from slipstream.backend.trailer import is_watch, read_presence_id, read_stop_han
 from slipstream.backend.triton import TritonReply, input_tensors, request_parameter
 from slipstream.backend.watch import Watch
 from slipstream.text.tokenizer import Tokenizer
+
+
+class RequestReply(Reply, Protocol):
+    """The way back to whoever sent a request."""
+
+    def expect(self, generations: int) -> None:
+        """So many generations will answer; to be said before the first one does."""
+
+    def refuse(self, message: str) -> None:
+        """End the request: it cannot be served as it is."""
 
 
 class EngineModel:
@@ -74,6 +86,17 @@ class EngineModel:
             step_s=lambda: self._engine.step_s,
         )
         self._watch.start()
+        self._link = LinkServer(self._server_process_id, config.name, self._take_asked)
+        self._engine.after_round = self._link.flush
+
+    def _take_asked(self, ask: Ask, reply: LinkReply) -> None:
+        """A request of the BLS model, on a thread of the link."""
+        try:
+            self._begin_all(
+                ask.tensors, "", reply, speculation=ask.parameters.get(PARAMETER), timeout_us=ask.timeout_us
+            )
+        except RequestRefusedError as error:
+            reply.refuse(str(error))
 
     def execute(self, requests: list[Any]) -> None:
         """Hand every request to the engine; each is answered by its own response sender."""
@@ -92,6 +115,7 @@ class EngineModel:
             self._logits.abandon()
             self._engine.abandon()
             return
+        self._link.close()
         self._watch.close()
         self._guides.close()
         self._engine.close()
@@ -107,16 +131,24 @@ class EngineModel:
         if presence_id is not None and is_watch(tensors):
             reply.watch(self._presences, presence_id)
             return
-        generations = read_requests(
+        if presence_id is not None:
+            reply.enter(self._presences, presence_id)
+        self._begin_all(
             tensors,
-            request_id=request.request_id(),
-            profile=self._profile,
+            request.request_id(),
+            reply,
             speculation=request_parameter(request, PARAMETER),
             timeout_us=request.timeout(),
         )
+
+    def _begin_all(
+        self, tensors: Tensors, request_id: str, reply: RequestReply, *, speculation: str | None, timeout_us: int
+    ) -> None:
+        """Begin the generations of one request; `RequestRefusedError` says what cannot be done."""
+        generations = read_requests(
+            tensors, request_id=request_id, profile=self._profile, speculation=speculation, timeout_us=timeout_us
+        )
         reply.expect(len(generations))
-        if presence_id is not None:
-            reply.enter(self._presences, presence_id)
         if generations[0].acceptance is not None:
             self._verify(generations[0], reply)
             return
@@ -127,7 +159,7 @@ class EngineModel:
         self,
         generations: tuple[GenerationRequest, ...],
         guides: tuple[Guide, ...],
-        reply: TritonReply,
+        reply: RequestReply,
         verdict: Verdict,
     ) -> None:
         """Try the next of `guides`, and hand the generations to the engine when all have been found good.
@@ -149,14 +181,14 @@ class EngineModel:
         except RequestRefusedError as error:
             reply.refuse(str(error))
 
-    def _verify(self, generation: GenerationRequest, reply: TritonReply) -> None:
+    def _verify(self, generation: GenerationRequest, reply: RequestReply) -> None:
         """Verify a draft by probabilities; the engine hears nothing of it."""
         stream = Stream(handle=NO_HANDLE, request=generation, vocabulary=self._vocabulary, interval=1)
         answer = self._with_logits((generation,), reply)
         self._logits.admit()
         self._logits.put(lambda rows: verify(stream, answer, rows))
 
-    def _with_logits(self, generations: tuple[GenerationRequest, ...], reply: TritonReply) -> Reply:
+    def _with_logits(self, generations: tuple[GenerationRequest, ...], reply: RequestReply) -> Reply:
         if all(generation.logits is None for generation in generations):
             return reply
         self._logits.admit()

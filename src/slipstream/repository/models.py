@@ -85,5 +85,6 @@ def _bls(spec: DeploymentSpec, locations: Locations) -> ModelPlan:
             "tensorrt_llm_model_name": "tensorrt_llm",
             "tensorrt_llm_draft_model_name": "tensorrt_llm_draft" if spec.engine.draft else None,
             "slipstream_max_seq_len": spec.engine.max_seq_len if spec.engine.draft else None,
+            "slipstream_link": True if spec.engine.target == "openvino" and spec.engine.draft is None else None,
         },
     )

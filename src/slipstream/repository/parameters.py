@@ -111,6 +111,10 @@ _SPECULATION_LIMIT = Parameter(
     name="slipstream_max_seq_len", kind="uint", minimum=2, meaning="the engine's max_seq_len"
 )
 
+_LINK = Parameter(
+    name="slipstream_link", kind="bool", meaning="ask the embedded engine's model over a socket, not through Triton"
+)
+
 _PATTERNS: Mapping[Kind, tuple[str, str]] = {
     "bool": (r"true|True|TRUE|1|false|False|FALSE|0", "true or false"),
     "int": (r"-?[0-9]+", "a whole number"),
@@ -133,7 +137,7 @@ def known_parameters(model_name: str, backend: str) -> Mapping[str, Parameter]:
         return {**known, **{parameter.name: parameter for parameter in EMBEDDED_PARAMETERS}}
     if model_name == "tensorrt_llm_bls":
         neighbours = {name: contract()[model].parameters[name] for model, name in _BLS_PARAMETERS}
-        return {**known, **neighbours, _SPECULATION_LIMIT.name: _SPECULATION_LIMIT}
+        return {**known, **neighbours, _SPECULATION_LIMIT.name: _SPECULATION_LIMIT, _LINK.name: _LINK}
     return known
 
 
