@@ -55,10 +55,12 @@ def a_server(take: Callable[[Ask, LinkReply], None]) -> Iterator[LinkServer]:
 
 @pytest.fixture
 def of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from_here = lambda connection, _server: link.is_sibling(connection, os.getppid())  # noqa: E731
-    monkeypatch.setattr(link_server, "is_sibling", from_here)
-        link_server, "is_sibling", lambda connection, _server: link.is_sibling(connection, os.getppid())
-    )
+    """The server takes a child of the test runner's parent, this process, for its sibling."""
+
+    def is_sibling(connection: socket.socket, _server: int) -> bool:
+        return link.is_sibling(connection, os.getppid())
+
+    monkeypatch.setattr(link_server, "is_sibling", is_sibling)
 
 
 def ask(client: LinkClient, receiver: Receiver) -> link_client.Asked:

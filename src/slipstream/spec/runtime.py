@@ -142,7 +142,13 @@ class RuntimeSpec(Group):
     postprocessing_instances: int = Field(
         1, ge=1, le=1, description="one: with two, a stream's responses can overtake each other"
     )
-    bls_instances: int = Field(1, ge=1, le=64, description="Python processes that run tensorrt_llm_bls")
+    bls_instances: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Python processes that run tensorrt_llm_bls: each serves one request at a time, or any number before"
+        " the CPU engine without a draft",
+    )
     batch_scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] = Field(
         "guaranteed_no_evict", description="TensorRT-LLM's capacity scheduler"
     )
