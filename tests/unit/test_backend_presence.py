@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
+import pytest
 
 from slipstream.backend.postprocessing import read_rows
 from slipstream.backend.presence import Presence, Presences, beat_tensors
@@ -26,6 +29,10 @@ class Watch:
         self.has_ended = True
 
 
+def nothing() -> None:
+    pass
+
+
 def entered(presences: Presences, presence_id: int = 7) -> tuple[Presence, Watch]:
     presence, watch = presences.enter(presence_id), Watch()
     presences.attach(presence_id, watch)
@@ -44,7 +51,7 @@ def test_a_silent_generation_beats_and_one_with_news_does_not() -> None:
 def test_the_watch_ends_with_its_generation_and_is_silent_then() -> None:
     presences = Presences()
     presence, watch = entered(presences)
-    presence.end()
+    presence.end(nothing)
     presence.beat(lambda: "late", 0.0)
     assert watch.has_ended
     assert watch.sent == []
@@ -54,19 +61,38 @@ def test_the_watch_of_several_prompts_ends_with_the_last() -> None:
     presences = Presences()
     first, watch = entered(presences)
     second = presences.enter(7)
-    first.end()
+    first.end(nothing)
     assert not watch.has_ended
-    second.end()
+    second.end(nothing)
     assert watch.has_ended
 
 
 def test_a_watch_of_a_generation_that_is_over_or_was_refused_ends_at_once() -> None:
     presences, late, lost = Presences(), Watch(), Watch()
-    presences.enter(7).end()
+    presences.enter(7).end(nothing)
     presences.attach(7, late)
     presences.attach(8, lost)
     assert late.has_ended
     assert lost.has_ended
+
+
+def test_the_last_response_waits_for_the_watch_to_come_and_end() -> None:
+    presences, watch, said = Presences(), Watch(), list[str]()
+    presences.enter(7).end(lambda: said.append(f"the watch has ended: {watch.has_ended}"))
+    assert said == []
+    presences.attach(7, watch)
+    assert said == ["the watch has ended: True"]
+    presence, _ = entered(presences, 8)
+    presence.end(lambda: said.append("at once"))
+    assert said[1:] == ["at once"]
+
+
+def test_a_watch_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slipstream.backend.presence._LATE_S", 0.01)
+    answered = threading.Event()
+    presences = Presences()
+    presences.enter(7).end(answered.set)
+    assert answered.wait(5)
 
 
 def test_beats_become_rare_where_there_are_many() -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from slipstream.backend.trailer import Trailer
 
 _QUIET_S = 0.03
+_LATE_S = 2.0  # the watch comes within milliseconds
 # One beat costs about as much as a token's way to the client: with many silent requests they come more rarely.
 _QUIET_S_EACH = 0.002
 
@@ -45,6 +46,7 @@ class Presence:
         self._sender: Sender | None = None
         self._is_over = False
         self._news_s = time.monotonic()
+        self._afterwards: list[Callable[[], None]] = []  # wait for the watch to come and end
 
     def enter(self) -> None:
         """A generation begins."""
@@ -54,10 +56,15 @@ class Presence:
     def attach(self, sender: Sender) -> None:
         """The watch has come."""
         with self._lock:
-            if self._is_over:
-                sender.end()
-            else:
+            if not self._is_over:
                 self._sender = sender
+                return
+            sender.end()
+            self._sender = sender
+            afterwards, self._afterwards = self._afterwards, []
+        for call in afterwards:
+            call()
+        self._leave()
 
     def touch(self) -> None:
         """A response of the generation went out, which serves as well as a beat."""
@@ -73,16 +80,40 @@ class Presence:
                 self._news_s = now_s
                 self._sender.send(response())
 
-    def end(self) -> None:
-        """A generation is over; the watch ends with the last of them."""
+    def end(self, then: Callable[[], None]) -> None:
+        """A generation is over; the watch ends with the last of them, and `then` is called when it has.
+
+        An error that comes while the watch is on its way would end the ensemble's request beside it: Triton 2.51 then
+        answers twice, never, or dies. So `then`, which sends the last response, waits for the watch.
+        """
         with self._lock:
             self._generations -= 1
-            if self._generations > 0 or self._is_over:
+            if self._generations <= 0 and not self._is_over:
+                self._is_over = True
+                if self._sender is not None:
+                    self._sender.end()
+            if self._is_over and self._sender is None:
+                self._wait_for_watch(then)
                 return
-            self._is_over = True
-            if self._sender is not None:
-                self._sender.end()
-        self._leave()
+            is_left = self._is_over
+        then()
+        if is_left:
+            self._leave()
+
+    def _wait_for_watch(self, then: Callable[[], None]) -> None:
+        self._afterwards.append(then)
+        late = threading.Timer(_LATE_S, self._give_up)
+        late.daemon = True
+        late.start()
+
+    def _give_up(self) -> None:
+        """The watch has not come, which Triton gives no reason to expect: answer all the same."""
+        with self._lock:
+            afterwards, self._afterwards = self._afterwards, []
+        for call in afterwards:
+            call()
+        if afterwards:
+            self._leave()
 
 
 class Presences:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,8 +141,7 @@ class TritonReply:
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""
-        self._leave()
-        self._sender.end(error_response(message))
+        self._leave(lambda: self._sender.end(error_response(message)))
 
     def fail(self, stream: Stream, message: str) -> None:
         """End a generation: the server could not serve it. A BLS call only hears of it before and behind all else."""
@@ -160,8 +159,7 @@ class TritonReply:
             self._generations_left -= 1
             is_final = self._generations_left == 0
         if is_final:
-            self._leave()
-            self._sender.end(last)
+            self._leave(lambda: self._sender.end(last))
         elif last is not None:
             self._sender.send(last)
 
@@ -169,10 +167,13 @@ class TritonReply:
         """Answer a `stop` request: nothing but the final flag, where a model may answer with nothing."""
         self._sender.end(None if decoupled else response(_no_tokens()))
 
-    def _leave(self) -> None:
+    def _leave(self, then: Callable[[], None]) -> None:
+        """End the watch of a request of the ensemble, and then the request."""
         presence, self._presence = self._presence, None
-        if presence is not None:
-            presence.end()
+        if presence is None:
+            then()
+        else:
+            presence.end(then)
 
 
 class TextReply:
