@@ -19,7 +19,7 @@ from tests.conftest import Served
 from tests.integration.triton_calls import ask
 
 FAKES = Path(__file__).parents[1] / "fakes"
-CALLS = 8000  # a process that frees responses without Python's lock lives for 800 to 5000
+CALLS = 6000  # a process that frees responses without Python's lock lives for a few hundred to some thousand
 START_TIMEOUT_S = 60
 CONFIG = """
 name: "{name}"
@@ -31,13 +31,22 @@ model_transaction_policy {{ decoupled: true }}
 """
 IDS = 'output { name: "output_ids" data_type: TYPE_INT32 dims: [1, 1, 1] }'
 LENGTH = 'output { name: "sequence_length" data_type: TYPE_INT32 dims: [1, 1] }'
+PLACES = """
+output { name: "batch_index" data_type: TYPE_INT32 dims: 1 }
+output { name: "sequence_index" data_type: TYPE_INT32 dims: 1 }
+"""
 WHOLE = 'output { name: "whole" data_type: TYPE_INT32 dims: 1 }'
 
 
 @pytest.fixture
 def served_models(tmp_path: Path) -> Iterator[Served]:
     repository = tmp_path / "models"
-    put(repository, "echo", FAKES / "echo_engine.py", CONFIG.format(name="echo", input="count", outputs=IDS + LENGTH))
+    put(
+        repository,
+        "echo",
+        FAKES / "echo_engine.py",
+        CONFIG.format(name="echo", input="count", outputs=IDS + LENGTH + PLACES),
+    )
     put(repository, "caller", FAKES / "caller_model.py", CONFIG.format(name="caller", input="calls", outputs=WHOLE))
     server = start_triton(repository, resolve_ports("auto"), tmp_path / "run")
     try:

@@ -22,7 +22,7 @@ from slipstream.progress import Reporter
 from slipstream.serve.supervise import ServedDeployment, served, supervise
 from slipstream.text.tokenizer import Tokenizer
 
-VICTIMS = ("tensorrt_llm", "step_loop", "postprocessing", "tensorrt_llm_bls", "preprocessing")
+VICTIMS = ("tensorrt_llm", "postprocessing", "tensorrt_llm_bls", "preprocessing")  # a step loop is its model's affair
 _DRAIN_S = 20.0
 
 
@@ -127,7 +127,7 @@ def _kill_now_and_then(
 
 
 def _process(triton_pid: int, victim: str) -> psutil.Process:
-    mark = "slipstream.backend.step_loop" if victim == "step_loop" else f"/{victim}/1/model.py"
+    mark = f"/{victim}/1/model.py"
     for child in psutil.Process(triton_pid).children(recursive=True):
         if child.status() != psutil.STATUS_ZOMBIE and mark in " ".join(child.cmdline()):
             return child

@@ -14,7 +14,6 @@ import psutil
 from slipstream.serve.watchdog import STUB
 
 CLIENT, STEP_LOOP = "client", "step_loop"
-_MOST_OF_THE_CACHE = 0.9
 _SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 # Growth a minute that is still flat: a leak of a thread or a file a request is a hundred times that.
 _POINTS = 60
@@ -67,7 +66,7 @@ def look(triton_pid: int, shm_prefix: str) -> list[Sample]:
 def growths(samples: Iterable[Sample], warm_up_s: float, pool_mib: float = 0.0) -> list[Growth]:
     """The slope of each quantity of each role, after the first `warm_up_s` of each server.
 
-    The step loop is warm when it has touched most of its KV cache, which has `pool_mib`.
+    The step loop is warm when it holds as much more as its KV cache has, `pool_mib`.
     """
     first: dict[tuple[int, str], Sample] = {}
     kept: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -76,7 +75,7 @@ def growths(samples: Iterable[Sample], warm_up_s: float, pool_mib: float = 0.0) 
         begun = first.setdefault((sample.generation, sample.role), sample)
         if sample.role == STEP_LOOP:
             held_mib = sample.values["rss_mib"] - begun.values["rss_mib"]
-            if held_mib >= _MOST_OF_THE_CACHE * pool_mib:
+            if held_mib >= pool_mib:
                 warm.add(sample.generation)
         if sample.at_s - begun.at_s >= warm_up_s:
             for quantity in sample.values:

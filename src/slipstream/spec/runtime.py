@@ -146,8 +146,8 @@ class RuntimeSpec(Group):
         1,
         ge=1,
         le=64,
-        description="Python processes that run tensorrt_llm_bls: each serves one request at a time, or any number before"
-        " the CPU engine without a draft",
+        description="Python processes that run tensorrt_llm_bls: each serves one request at a time, or any number of"
+        " them before the CPU engine without a draft",
     )
     batch_scheduler_policy: Literal["guaranteed_no_evict", "max_utilization"] = Field(
         "guaranteed_no_evict", description="TensorRT-LLM's capacity scheduler"
