@@ -14,6 +14,7 @@ import psutil
 from slipstream.serve.watchdog import STUB
 
 CLIENT, STEP_LOOP = "client", "step_loop"
+_FILLING_S = 200.0
 _SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 # Growth a minute that is still flat: a leak of a thread or a file a request is a hundred times that.
 _POINTS = 60
@@ -66,7 +67,8 @@ def look(triton_pid: int, shm_prefix: str) -> list[Sample]:
 def growths(samples: Iterable[Sample], warm_up_s: float, pool_mib: float = 0.0) -> list[Growth]:
     """The slope of each quantity of each role, after the first `warm_up_s` of each server.
 
-    The step loop is warm when it holds as much more as its KV cache has, `pool_mib`.
+    The step loop is warm when it holds as much more as its KV cache has, `pool_mib`, and more than three minutes have
+    passed: prompts that are repeated fill the cache slowly.
     """
     first: dict[tuple[int, str], Sample] = {}
     kept: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -79,7 +81,8 @@ def growths(samples: Iterable[Sample], warm_up_s: float, pool_mib: float = 0.0) 
                 warm.add(sample.generation)
         if sample.at_s - begun.at_s >= warm_up_s:
             for quantity in sample.values:
-                if (sample.role, quantity) != (STEP_LOOP, "rss_mib") or sample.generation in warm:
+                is_filling = sample.generation not in warm or sample.at_s - begun.at_s < _FILLING_S
+                if (sample.role, quantity) != (STEP_LOOP, "rss_mib") or not is_filling:
                     kept[sample.role, quantity].append(sample)
     return [_growth(role, quantity, rows) for (role, quantity), rows in sorted(kept.items()) if len(rows) > 3]
 
