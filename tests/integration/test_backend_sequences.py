@@ -50,7 +50,7 @@ def test_every_sequence_of_a_prompt_comes_whole_on_every_path(served: Served, mo
     wishes = {"text_input": PROMPT, "max_tokens": 6, "stream": streaming, "num_return_sequences": 3, "end_id": -1}
     responses = ask(served, model, **wishes, **DRAWN, seed=7, return_num_output_tokens=True)
     assert sum(response["num_output_tokens"].item() for response in responses) == 18
-    assert len(responses) == (18 if streaming else 3)
+    assert 3 < len(responses) <= 18 if streaming else len(responses) == 3  # tokens that are ready travel together
     written = texts_of(responses, "sequence_index")
     assert len(set(written)) == 3
     assert all(written)
@@ -188,7 +188,8 @@ def test_a_client_that_goes_away_ends_all_its_sequences(
     if "beam_width" not in values:
         stream.next()
     stream.close()
-    wait_for_active(served, 0)
+    wait_for_active(served, 0)  # in time, or it fails
+    assert active_requests(served) == 0
 
 
 def test_a_stop_request_ends_all_sequences_of_its_id(served: Served) -> None:

@@ -40,7 +40,7 @@ class Row:
         return Tokens(self.request.handle, [7], ending=ending)
 
     def cancel(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("no way of batching cancels a request")
 
 
 @dataclass

@@ -73,15 +73,15 @@ def measure_peers(context: Context, peers: Sequence[Peer], text: str, load: Peer
     """
     import aiohttp
 
-    prompts = FreshPrompts(Tokenizer.load(context.workspace.model), text, load.prompt_tokens)
+    prompts = FreshPrompts(Tokenizer.load(context.workspace.model), text)
     measured = Measured(runs=[], left_out={})
     with _servers(context, peers, measured.left_out, report) as servers:
         for number, streams in [(0, max(load.streams)), *itertools.product(range(1, load.rounds + 1), load.streams)]:
-            asked, tokens = prompts.take(streams), load.output_tokens if number else WARM_UP_TOKENS
+            asked, tokens = prompts.take(streams, load.prompt_tokens), load.output_tokens if number else WARM_UP_TOKENS
             for name in _in_turn(list(servers), number):
                 report(f"round {number} of {load.rounds}: {streams} streams, {name}", number / (load.rounds + 1))
                 # The ensemble is the same engine: tensorrt_llm's prompts would be in its prefix cache.
-                own = prompts.take(streams) if name == "ensemble" else asked
+                own = prompts.take(streams, load.prompt_tokens) if name == "ensemble" else asked
                 try:
                     run = servers[name].run(own, tokens)
                 except (TimeoutError, aiohttp.ClientError) as error:

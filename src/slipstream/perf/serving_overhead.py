@@ -17,6 +17,7 @@ from pathlib import Path
 
 from slipstream.backend.parameters import PipelineSettings
 from slipstream.perf.bare_engine import BareEngine, Run
+from slipstream.perf.fresh_prompts import FreshPrompts
 from slipstream.perf.served_paths import SERVED_PATHS, Prompt, ServedPaths
 from slipstream.pipeline import Context, run_stage, stages_for
 from slipstream.progress import Reporter
@@ -90,7 +91,7 @@ def measure_overhead(
 ) -> list[OverheadRow]:
     """One row for each load and path; serves the deployment meanwhile, once for each stream interval."""
     tokenizer = Tokenizer.load(context.workspace.model)
-    prompts = _Prompts(tokenizer, text)
+    prompts = FreshPrompts(tokenizer, text)
     with ExitStack() as stack:
         servers = {
             interval: stack.enter_context(_served_with(context, interval, tokenizer, report))
@@ -126,28 +127,6 @@ def _served_with(context: Context, interval: str, tokenizer: Tokenizer, report: 
         shutil.rmtree(directory, ignore_errors=True)
 
 
-class _Prompts:
-    """Prompts of an exact length that no earlier run has had."""
-
-    def __init__(self, tokenizer: Tokenizer, text: str) -> None:
-        self._tokenizer = tokenizer
-        self._ids = tokenizer.encode(text, add_special_tokens=False)
-        self._next = 0
-
-    def take(self, count: int, tokens: int) -> list[Prompt]:
-        """As text and as ids. A number in front makes each new; windows that tokenize otherwise are passed over."""
-        taken: list[Prompt] = []
-        while len(taken) < count:
-            number = self._tokenizer.encode(f"{self._next:06d}\n", add_special_tokens=False)
-            start = (self._next * 37) % (len(self._ids) - tokens)
-            ids = [*number, *self._ids[start : start + tokens - len(number)]]
-            self._next += 1
-            prompt = self._tokenizer.decode(ids)
-            if self._tokenizer.encode(prompt, add_special_tokens=False) == ids:
-                taken.append((prompt, ids))
-        return taken
-
-
 @dataclass(frozen=True, slots=True)
 class _Way:
     path: str
@@ -165,7 +144,7 @@ class _Paths:
         return self.servers[way.interval].run(way.path, prompts, tokens)
 
 
-def _take_turns(paths: _Paths, prompts: _Prompts, load: Load, report: Reporter) -> dict[_Way, list[Run]]:
+def _take_turns(paths: _Paths, prompts: FreshPrompts, load: Load, report: Reporter) -> dict[_Way, list[Run]]:
     ways = [_Way(BARE, ""), *(_Way(path, interval) for interval in load.intervals for path in SERVED_PATHS)]
     measured: dict[_Way, list[Run]] = {way: [] for way in ways}
     for round_number in range(load.rounds):
