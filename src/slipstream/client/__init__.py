@@ -8,7 +8,7 @@ with TritonClient("127.0.0.1:8001") as client:
 from slipstream.client.aio import AsyncStream, AsyncTritonClient
 from slipstream.client.blocking import Stream, TritonClient
 from slipstream.client.requests import TextRequest, TokenRequest
-from slipstream.client.values import Chunk, Completion, Finish, Sampling
+from slipstream.client.values import Chunk, Completion, Finish, Guide, Sampling
 
 __all__ = [
     "AsyncStream",
@@ -16,6 +16,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Finish",
+    "Guide",
     "Sampling",
     "Stream",
     "TextRequest",

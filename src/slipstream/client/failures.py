@@ -9,6 +9,22 @@ from slipstream.errors import SlipstreamError
 _REQUEST_ID_PREFIX = re.compile(r"^\[request id: [^\]]*\] ")
 
 
+class RequestRefusedError(SlipstreamError):
+    """The model refuses the request as it is; `reason` is its own sentence."""
+
+    def __init__(self, message: str, *, mend: str, reason: str) -> None:
+        super().__init__(message, mend=mend)
+        self.reason = reason
+
+
+class OverloadedError(RequestRefusedError):
+    """The model's queue is full; the same request may be taken later."""
+
+
+class DeadlineExceededError(SlipstreamError):
+    """The reply was not complete in time."""
+
+
 def model_failure(text: str, *, model: str, address: str) -> SlipstreamError:
     """The error message that Triton put in the place of a response."""
     reason = _REQUEST_ID_PREFIX.sub("", text).strip()
@@ -17,9 +33,11 @@ def model_failure(text: str, *, model: str, address: str) -> SlipstreamError:
             f"{address}: there is no model {model!r}",
             mend="ask for ensemble, tensorrt_llm_bls or tensorrt_llm, or another model that this server has",
         )
-    return SlipstreamError(
+    kind = OverloadedError if reason.endswith(": try later") else RequestRefusedError
+    return kind(
         f"{address}: {model} refuses the request: {reason}",
         mend="correct what it objects to; the server's log may say more",
+        reason=reason,
     )
 
 
@@ -34,7 +52,7 @@ def call_failure(code: str, details: str, *, address: str, chunks: int, deadline
     if code == "UNAVAILABLE":
         return SlipstreamError(f"{address}: the connection broke {came} ({details})", mend="ask again")
     if code == "DEADLINE_EXCEEDED":
-        return SlipstreamError(
+        return DeadlineExceededError(
             f"{address}: the reply was not complete within {deadline_s:g} s, it stopped {came}",
             mend="raise deadline_s, lower max_tokens, or look whether the server hangs: slipstream status",
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from slipstream.client.failures import call_failure, model_failure
 from slipstream.client.requests import TextRequest, TokenRequest
-from slipstream.client.tensors import first_text, ints, raw_outputs
+from slipstream.client.tensors import first_text, floats, ints, raw_outputs
 from slipstream.client.values import Chunk, Completion, Finish
 
 _FIRST_RETRY_S = 0.05
@@ -128,6 +128,7 @@ def _chunk(outputs: dict[str, bytes], *, at_ms: float) -> Chunk:
     return Chunk(
         text=first_text(outputs.get("text_output", b"")),
         token_ids=ids,
+        log_probs=floats(outputs.get("output_log_probs", b""))[: len(ids)],
         output_tokens=count[0] if count else len(ids) or None,
         at_ms=at_ms,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from slipstream.client.tensors import Tensor, flag, int_rows, scalar, text_row
-from slipstream.client.values import Sampling
+from slipstream.client.values import Guide, Sampling
 from slipstream.errors import SlipstreamError
 
 # `tensorrt_llm` has other names than the text models for three of the sampling settings.
@@ -70,6 +70,8 @@ class TokenRequest:
     pad_id: int | None = None
     stop_ids: tuple[tuple[int, ...], ...] = ()  # one sequence of ids per stop word
     bad_ids: tuple[tuple[int, ...], ...] = ()
+    guide: Guide | None = None
+    log_probs: bool = False  # of each token that is chosen
     request_id: str = field(default_factory=new_request_id)
 
     @property
@@ -96,7 +98,15 @@ class TokenRequest:
             for name, words in (("stop_words_list", self.stop_ids), ("bad_words_list", self.bad_ids))
             if words
         ]
-        return _message(self.model, self.request_id, inputs, outputs=("output_ids", "sequence_length"))
+        if self.guide is not None:
+            inputs.append(text_row("guided_decoding_guide_type", (self.guide.kind,)))
+            if self.guide.text:
+                inputs.append(text_row("guided_decoding_guide", (self.guide.text,)))
+        outputs = ["output_ids", "sequence_length"]
+        if self.log_probs:
+            inputs.append(flag("return_log_probs"))
+            outputs.append("output_log_probs")
+        return _message(self.model, self.request_id, inputs, outputs=outputs)
 
 
 def _sampling(sampling: Sampling, *, renamed: dict[str, str]) -> list[Tensor]:

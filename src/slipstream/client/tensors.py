@@ -59,6 +59,11 @@ def ints(raw: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(raw) // 4}i", raw)
 
 
+def floats(raw: bytes) -> tuple[float, ...]:
+    """All values of an FP32 tensor."""
+    return struct.unpack(f"<{len(raw) // 4}f", raw)
+
+
 def raw_outputs(response: Any) -> dict[str, bytes]:
     """Output tensors of a `ModelInferResponse` by name."""
     return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}

@@ -26,11 +26,20 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """What the output must follow."""
+
+    kind: Literal["json", "json_schema", "regex", "ebnf_grammar"]
+    text: str = ""  # the schema, the expression or the grammar; `json` takes none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """One response of a stream: the tokens that were ready together."""
 
     text: str  # empty from a token model, and while a character is incomplete
     token_ids: tuple[int, ...]  # empty from a text model
+    log_probs: tuple[float, ...]  # one each token id, where they were asked for
     output_tokens: int | None  # tokens in this chunk; None if the server does not count them
     at_ms: float  # since the request was sent
 

@@ -17,7 +17,10 @@ _OF_THE_CPU_ENGINE = ("kv_cache_tokens", "prefill_chunk_tokens", "request_timeou
 
 
 class GatewaySpec(Group):
-    """Settings of the OpenAI-compatible gateway; it has none yet besides `runtime.ports.gateway`."""
+    """Settings of the OpenAI-compatible gateway; its port is `runtime.ports.gateway`."""
+
+    max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
+    request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
 
 
 class DeploymentSpec(Group):

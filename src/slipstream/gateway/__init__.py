@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front of a deployment: HTTP in, token streams from Triton behind it."""

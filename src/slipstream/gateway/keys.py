@@ -1,0 +1,163 @@
+"""API keys: who may ask, for which models, and how much.
+
+A key is `sk-ID-SECRET`. The file holds the ID and an HMAC-SHA-256 of the whole key under a secret of the file, so that
+neither the file nor a copy of it opens anything. Keys have 256 random bits: a slow hash, made for passwords that can
+be guessed, would cost every request and protect nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slipstream.errors import SlipstreamError
+
+_PREFIX = "sk"
+_FILE_MODE = 0o600
+
+
+class KeyLimits(BaseModel):
+    """What one key may ask for; none is no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    concurrent_requests: int | None = Field(None, ge=1)
+    tokens_per_day: int | None = Field(None, ge=1)
+
+
+class Key(BaseModel):
+    """One key, without its secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z0-9]{8}$")
+    name: str = Field(min_length=1, max_length=64)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    created: int  # seconds since the epoch
+    models: tuple[str, ...] | None = None  # all, if none
+    weight: float = Field(1.0, gt=0, le=100)  # share of the engine when it is full
+    priority: Literal["high", "normal", "low"] = "normal"
+    limits: KeyLimits = KeyLimits()
+
+    def may_use(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+
+class _Stored(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    secret: str = Field(pattern=r"^[0-9a-f]{64}$")
+    keys: list[Key] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made: the only time its secret is seen."""
+
+    key: Key
+    text: str
+
+
+class KeyFile:
+    """The keys in one file; every change is written at once, whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimits | None = None) -> NewKey:
+        """Make a key and store its digest; the file is made when it is missing."""
+        stored = self._read() if self.path.exists() else _Stored(secret=secrets.token_hex(32))
+        key_id = secrets.token_hex(4)
+        text = f"{_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
+        key = Key(
+            id=key_id,
+            name=name,
+            digest=_digest(stored.secret, text),
+            created=int(time.time()),
+            models=models,
+            limits=limits or KeyLimits(),
+        )
+        stored.keys.append(key)
+        self._write(stored)
+        return NewKey(key, text)
+
+    def revoke(self, key_id: str) -> Key:
+        """Remove the key; gateways that read the file refuse it within a second."""
+        stored = self._read()
+        found = next((key for key in stored.keys if key.id == key_id), None)
+        if found is None:
+            known = ", ".join(key.id for key in stored.keys) or "none"
+            raise SlipstreamError(f"{self.path}: there is no key {key_id}", mend=f"give one of {known}")
+        stored.keys.remove(found)
+        self._write(stored)
+        return found
+
+    def keys(self) -> list[Key]:
+        """All keys, oldest first."""
+        return self._read().keys if self.path.exists() else []
+
+    def keyring(self) -> Keyring:
+        """The keys as they are now, for a gateway."""
+        stored = self._read()
+        return Keyring(stored.secret, {key.id: key for key in stored.keys})
+
+    def _read(self) -> _Stored:
+        try:
+            if self.path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise SlipstreamError(f"{self.path}: others can read it", mend=f"chmod 600 {self.path}")
+            return _Stored.model_validate_json(self.path.read_bytes())
+        except OSError as error:
+            raise SlipstreamError(
+                f"{self.path}: cannot be read ({error.strerror})", mend="make a key: slipstream keys add NAME"
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SlipstreamError(
+                f"{self.path}: is no file of keys ({where}: {first['msg']})",
+                mend="restore it, or remove it and make the keys again",
+            ) from error
+
+    def _write(self, stored: _Stored) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.partial")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(json.dumps(stored.model_dump(exclude_none=True), indent=2) + "\n")
+            temporary.rename(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class Keyring:
+    """Keys to hold a request against."""
+
+    def __init__(self, secret: str, keys: dict[str, Key]) -> None:
+        self._secret = secret
+        self._keys = keys
+
+    def find(self, text: str) -> Key | None:
+        """The key whose text this is; the comparison takes as long for a wrong one as for a right one."""
+        parts = text.split("-", 2)
+        key = self._keys.get(parts[1]) if len(parts) == 3 else None
+        expected = key.digest if key is not None else "0" * 64
+        is_right = hmac.compare_digest(expected, _digest(self._secret, text))
+        return key if is_right else None
+
+
+def _digest(secret: str, text: str) -> str:
+    return hmac.new(bytes.fromhex(secret), text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()

@@ -1,0 +1,61 @@
+"""The gateway's process: one event loop, uvicorn in front, gRPC to Triton behind."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from slipstream.client import AsyncTritonClient
+from slipstream.errors import SlipstreamError
+from slipstream.gateway.app import create_app
+from slipstream.gateway.served_model import ServedModel
+from slipstream.spec import GatewaySpec
+from slipstream.text.chat_template import ChatTemplate
+from slipstream.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A deployment that is served: where its Triton is, and where its model's tokenizer is."""
+
+    name: str
+    triton_grpc: str
+    model_dir: Path
+    max_input_tokens: int
+    context_tokens: int
+
+
+async def serve_gateway(upstreams: list[Upstream], spec: GatewaySpec, *, host: str, port: int) -> None:
+    """Serve until this process is told to end; running answers are finished first."""
+    async with contextlib.AsyncExitStack() as stack:
+        models = [await _open(upstream, spec, stack) for upstream in upstreams]
+        config = uvicorn.Config(
+            create_app(models, spec),
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+        await uvicorn.Server(config).serve()
+
+
+async def _open(upstream: Upstream, spec: GatewaySpec, stack: contextlib.AsyncExitStack) -> ServedModel:
+    try:
+        template = ChatTemplate.load(upstream.model_dir)
+    except SlipstreamError:  # a base model has none
+        template = None
+    return ServedModel(
+        name=upstream.name,
+        tokenizer=Tokenizer.load(upstream.model_dir),
+        template=template,
+        max_input_tokens=upstream.max_input_tokens,
+        context_tokens=upstream.context_tokens,
+        triton=await stack.enter_async_context(
+            AsyncTritonClient(upstream.triton_grpc, deadline_s=spec.request_timeout_s)
+        ),
+    )
