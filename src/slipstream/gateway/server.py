@@ -12,6 +12,7 @@ from slipstream.client import AsyncTritonClient
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
 from slipstream.gateway.served_model import ServedModel
+from slipstream.gateway.services import Models, Services
 from slipstream.spec import GatewaySpec
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
@@ -33,7 +34,7 @@ async def serve_gateway(upstreams: list[Upstream], spec: GatewaySpec, *, host: s
     async with contextlib.AsyncExitStack() as stack:
         models = [await _open(upstream, spec, stack) for upstream in upstreams]
         config = uvicorn.Config(
-            create_app(models, spec),
+            create_app(Services(spec=spec, models=Models(models))),
             host=host,
             port=port,
             log_config=None,

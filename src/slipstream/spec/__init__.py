@@ -14,8 +14,9 @@ Settings are grouped by what a change of one of them costs:
 Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched.
 """
 
-from slipstream.spec.deployment import DeploymentSpec, GatewaySpec
+from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
+from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from slipstream.spec.engine import DraftSpec, EngineSpec
+from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.groups import Group, HardwareSpec, ModelSpec, QuantizationSpec
 from slipstream.spec.runtime import LlmApiSpec, RuntimeSpec, TensorrtLlmSpec
 
@@ -14,13 +15,6 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 
 # Fields of `runtime` that the CPU engine alone reads.
 _OF_THE_CPU_ENGINE = ("kv_cache_tokens", "prefill_chunk_tokens", "request_timeout_s", "step_timeout_s")
-
-
-class GatewaySpec(Group):
-    """Settings of the OpenAI-compatible gateway; its port is `runtime.ports.gateway`."""
-
-    max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
-    request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
 
 
 class DeploymentSpec(Group):

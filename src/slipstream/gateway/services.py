@@ -1,0 +1,37 @@
+"""What the endpoints of one gateway share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slipstream.gateway.errors import ApiError
+from slipstream.gateway.served_model import ServedModel
+from slipstream.spec import GatewaySpec
+
+
+class Models:
+    """The models by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._by_name: Mapping[str, ServedModel] = {model.name: model for model in models}
+
+    def __getitem__(self, name: str) -> ServedModel:
+        """The model called `name`; `ApiError` names those there are."""
+        if (model := self._by_name.get(name)) is None:
+            known = ", ".join(self._by_name)
+            raise ApiError(
+                404, f"model: there is no {name!r} here; the models are {known}", param="model", code="model_not_found"
+            )
+        return model
+
+    def all(self) -> list[ServedModel]:
+        return list(self._by_name.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of a gateway, each in a module of its own."""
+
+    spec: GatewaySpec
+    models: Models

@@ -1,0 +1,61 @@
+"""A gateway on a free port, in a thread of the test: real HTTP in front, a `FakeTriton` or a real one behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from slipstream.client import AsyncTritonClient
+from slipstream.gateway.app import create_app
+from slipstream.gateway.served_model import ServedModel
+from slipstream.gateway.services import Models, Services
+from slipstream.spec import GatewaySpec
+from slipstream.text.chat_template import ChatTemplate
+from tests.unit.small_tokenizers import byte_level
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+def a_model(triton_grpc: str, name: str = "small") -> ServedModel:
+    """A model with a byte-level tokenizer behind the Triton at `triton_grpc`; call it inside the gateway's loop."""
+    return ServedModel(
+        name=name,
+        tokenizer=byte_level(),
+        template=ChatTemplate(TEMPLATE, special_tokens={}),
+        max_input_tokens=1000,
+        context_tokens=1024,
+        triton=AsyncTritonClient(triton_grpc, connect_timeout_s=1),
+    )
+
+
+def services_for(triton_grpc: str, spec: GatewaySpec | None = None) -> Callable[[], Services]:
+    """The services of one small model, to be made inside the loop of the gateway."""
+    return lambda: Services(spec=spec or GatewaySpec(), models=Models([a_model(triton_grpc)]))
+
+
+@contextlib.contextmanager
+def gateway(make_services: Callable[[], Services]) -> Iterator[str]:
+    """Serve until left; gives the base URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        port = listener.getsockname()[1]
+        servers: list[uvicorn.Server] = []
+
+        async def run() -> None:
+            config = uvicorn.Config(create_app(make_services()), log_config=None, access_log=False, loop="none")
+            servers.append(uvicorn.Server(config))
+            await servers[0].serve(sockets=[listener])
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()), name="gateway")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            servers[0].should_exit = True
+            thread.join(timeout=10)
