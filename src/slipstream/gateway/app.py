@@ -14,6 +14,7 @@ from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
+from slipstream.gateway.observability.middleware import Observability
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
@@ -29,6 +30,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
     _add_errors(app)
     _add_operations(app, services)
+    app.add_middleware(Observability, metrics=services.metrics, spec=spec.observability)  # last: it sees all others
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
@@ -84,7 +86,8 @@ def _add_errors(app: FastAPI) -> None:
     """Every failure leaves as OpenAI's error object."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        exchange_of(request).record.error_code = error.code or ""
         return _error(error)
 
     @app.exception_handler(SlipstreamError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,8 @@ from typing import Literal
 from slipstream.client import AsyncStream, Chunk, Guide, Sampling, TokenRequest
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import from_failure
+from slipstream.gateway.observability.metrics import Gaps
+from slipstream.gateway.observability.record import Times
 from slipstream.gateway.served_model import ServedModel
 from slipstream.text.detokenizer import Detokenizer
 from slipstream.text.stop_sequences import StopMatcher
@@ -61,9 +64,10 @@ class Generation:
     `deltas` may be read once. Closing it, or cancelling its task, ends the request on the server.
     """
 
-    def __init__(self, model: ServedModel, wanted: Wanted, *, deadline_s: float) -> None:
+    def __init__(self, model: ServedModel, wanted: Wanted, *, deadline_s: float, gaps: Gaps | None = None) -> None:
         self.wanted = wanted
         self.output_tokens = 0
+        self.times = Times(gaps)
         self._ends = () if wanted.ignores_end else model.tokenizer.eos_ids
         self._detokenizer = Detokenizer(model.tokenizer)
         self._stops = StopMatcher(wanted.stop) if wanted.stop else None
@@ -71,8 +75,14 @@ class Generation:
         self._deadline_s = deadline_s
         self._model = model
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.wanted.prompt_ids)
+
     async def deltas(self) -> AsyncGenerator[Delta]:
         """Every piece of text as it comes, without empty ones, then the reason of the end; `ApiError` on a failure."""
+        times = self.times
+        times.sent_s = times.sent_s or time.monotonic()
         try:
             async with (
                 self._model.triton.send(self._request, deadline_s=self._deadline_s) as stream,
@@ -81,14 +91,20 @@ class Generation:
                 async for delta in deltas:
                     yield delta
         except SlipstreamError as error:
+            times.finish = "error"
             raise from_failure(error) from error
+        finally:
+            times.has_ended = True
 
     async def _read(self, stream: AsyncStream) -> AsyncGenerator[Delta]:
+        times, began_s = self.times, time.monotonic()
         async for chunk in stream:
+            times.chunk(began_s + chunk.at_ms / 1000)
             ids = self._without_end(chunk)
             self.output_tokens += len(chunk.token_ids)
             text, is_stopped = self._shown(self._detokenizer.push(ids))
             finish: FinishReason | None = "stop" if is_stopped else None
+            times.finish = finish or ""
             if text or finish or chunk.log_probs:
                 pairs = zip(ids, chunk.log_probs, strict=False)
                 yield Delta(text, len(ids), tuple(TokenLogProb(*pair) for pair in pairs), finish)
@@ -98,7 +114,9 @@ class Generation:
         if self._stops is not None and not is_stopped:
             rest += self._stops.finish()
         is_cut = not is_stopped and self.output_tokens >= self.wanted.max_tokens
-        yield Delta(rest, 0, (), "length" if is_cut else "stop")
+        finish = "length" if is_cut else "stop"
+        times.finish = finish
+        yield Delta(rest, 0, (), finish)
 
     def _shown(self, text: str) -> tuple[str, bool]:
         if self._stops is None:

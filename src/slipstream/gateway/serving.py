@@ -28,11 +28,13 @@ async def answer_request(
     each = request.n or 1
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
+    gaps = services.metrics.gaps(answer.model.name)
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s)
+        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, gaps=gaps)
         for one in wanted
         for number in range(each)
     ]
+    exchange.record.model, exchange.record.generations = answer.model.name, generations
     if not request.stream:
         return LiveResponse(whole_answer(generations, answer), JSON_HEADERS | exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage

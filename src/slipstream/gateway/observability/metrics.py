@@ -81,6 +81,11 @@ class Metrics:
         """Let a gauge be what `read` gives whenever the page is asked for; what it no longer gives is gone."""
         self._watched.append((family, read))
 
+    @property
+    def models(self) -> list[str]:
+        """Models that were asked so far."""
+        return list(self._gaps)
+
     def gaps(self, model: str) -> Gaps:
         """The time between chunks of `model`: the one value that comes as often as chunks do."""
         return self._gaps.setdefault(model, Gaps())
