@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -142,6 +142,12 @@ def test_a_server_that_starts_late_is_found(fetch: Fetch) -> None:
     finally:
         starting.join()
         triton.__exit__(None, None, None)
+
+
+def test_a_server_that_is_slow_to_shake_hands_is_waited_for(fetch: Fetch) -> None:
+    with FakeTriton({"ensemble": SCRIPTS["plain"]}) as triton, delayed(triton.port, by_s=0.3) as address:
+        chunks, _ = fetch(address)
+    assert "".join(chunk.text for chunk in chunks) == "The capital is Paris."
 
 
 def test_a_broken_connection_after_tokens_is_an_error_and_no_repetition(fetch: Fetch) -> None:
@@ -378,3 +384,27 @@ def test_a_request_made_beforehand_keeps_its_id() -> None:
         request = TextRequest(prompt="x", max_tokens=4, request_id="77")
         assert client.send(request).finish().request_id == "77"
         assert triton.received[0].id == "77"
+
+
+@contextmanager
+def delayed(port: int, *, by_s: float) -> Iterator[str]:
+    """The address of a door to `port` that passes on what the server says only `by_s` after the connection is made."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_pass_on, args=(listener, port, by_s), daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _pass_on(listener: socket.socket, port: int, by_s: float) -> None:
+    with suppress(OSError):  # the listener is closed
+        while True:
+            caller, _ = listener.accept()
+            server = socket.create_connection(("127.0.0.1", port))
+            threading.Thread(target=_pump, args=(caller, server, 0.0), daemon=True).start()
+            threading.Thread(target=_pump, args=(server, caller, by_s), daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket, by_s: float) -> None:
+    time.sleep(by_s)
+    with suppress(OSError), source, target:
+        while data := source.recv(65536):
+            target.sendall(data)
