@@ -16,6 +16,7 @@ from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from slipstream.gateway.playground import add_playground
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
@@ -55,6 +56,9 @@ def create_app(services: Services) -> FastAPI:
     @app.post("/detokenize")
     async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
+
+    if spec.playground:
+        add_playground(app)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
