@@ -58,3 +58,16 @@ def test_no_page_has_the_times_at_which_series_were_made() -> None:
     metrics = Metrics()
     metrics.count(families.CACHE, "response", "hit")
     assert b"_created" not in metrics.page()
+
+
+def test_what_several_watch_adds_up_until_one_stops() -> None:
+    def one() -> list[Reading]:
+        return [Reading(1, ("m", "0"))]
+
+    metrics = Metrics()
+    metrics.watch(families.RUNNING, one)
+    metrics.watch(families.RUNNING, lambda: [Reading(2, ("m", "0"))])
+    assert value(metrics, families.RUNNING.name, model_name="m") == 3
+    assert value(metrics, families.RUNNING.name, model_name="m") == 3
+    metrics.unwatch(families.RUNNING, one)
+    assert value(metrics, families.RUNNING.name, model_name="m") == 2

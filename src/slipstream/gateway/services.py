@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.observability.triton_metrics import TritonMetrics
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
 
@@ -36,4 +37,5 @@ class Services:
 
     spec: GatewaySpec
     models: Models
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(default_factory=Metrics)  # one for the life of the process
+    triton_metrics: TritonMetrics | None = None
