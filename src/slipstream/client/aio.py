@@ -11,9 +11,11 @@ import grpc
 from grpc import aio
 
 from slipstream.client.calls import Calls
+from slipstream.client.http2 import Http2Channel
+from slipstream.client.http2_call import Http2Call
 from slipstream.client.reply import Reply
 from slipstream.client.values import Chunk, Completion
-from slipstream.client.wire import CHANNEL_OPTIONS
+from slipstream.client.wire import CHANNEL_OPTIONS, STREAM_INFER
 
 
 class AsyncStream(AsyncIterator[Chunk]):
@@ -94,6 +96,7 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
 
     async def close(self) -> None:
         """Close the connection; streams that are still open fail."""
+        await self._streams.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -106,6 +109,13 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
 
     def _connect(self, address: str) -> Any:
         return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+    def _stream_method(self) -> Any:
+        self._streams = Http2Channel(self.address, STREAM_INFER)
+        return self._call
+
+    def _call(self, message: Any, *, timeout: float | None) -> Http2Call:
+        return self._streams.call(message.SerializeToString(), timeout=timeout)
 
     def _open(self, method: Any, reply: Reply) -> AsyncStream:
         return AsyncStream(method, reply)

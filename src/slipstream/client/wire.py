@@ -30,8 +30,7 @@ def stream_method(channel: Any) -> Any:
 
     return channel.unary_stream(
         STREAM_INFER,
-        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-        response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        request_serializer=service_pb2.ModelInferRequest.SerializeToString,  # the reply reads the bytes itself
     )
 
 
