@@ -9,13 +9,13 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
@@ -25,7 +25,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     models, spec = services.models, services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
+    guard(app, services.security, spec)
     _add_errors(app)
 
     @app.post("/v1/chat/completions")
