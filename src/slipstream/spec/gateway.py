@@ -14,6 +14,7 @@ class GatewaySpec(Group):
 
     max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
+    playground: bool = Field(default=True, description="the page at `/`")
     host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
     security: SecuritySpec = Field(default_factory=SecuritySpec)
     connections: ConnectionSpec = Field(default_factory=ConnectionSpec)
