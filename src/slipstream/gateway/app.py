@@ -9,7 +9,6 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
@@ -18,6 +17,7 @@ from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
 from slipstream.gateway.serving import answer_request
@@ -27,7 +27,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
+    guard(app, services.security, spec)
     _add_errors(app)
     _add_generation(app, services)
     _add_models(app, services.models)

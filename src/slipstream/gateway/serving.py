@@ -33,6 +33,7 @@ async def answer_request(
         for one in wanted
         for number in range(each)
     ]
+    exchange.model, exchange.generations = answer.model.name, generations
     if not request.stream:
         return LiveResponse(whole_answer(generations, answer), JSON_HEADERS | exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage

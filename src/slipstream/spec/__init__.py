@@ -17,7 +17,9 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -31,6 +33,8 @@ from slipstream.spec.groups import (
 from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, TensorrtLlmSpec
 
 __all__ = [
+    "AuditSpec",
+    "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
@@ -40,6 +44,7 @@ __all__ = [
     "GatewaySpec",
     "Group",
     "HardwareSpec",
+    "JwtSpec",
     "KvCacheFormat",
     "LlmApiSpec",
     "LoraSpec",
@@ -47,8 +52,11 @@ __all__ = [
     "PortsSpec",
     "QuantizationSpec",
     "RuntimeSpec",
+    "SecuritySpec",
     "SpeculationSpec",
     "Target",
     "TensorrtLlmSpec",
+    "TlsSpec",
     "TrtllmBuildSpec",
+    "is_loopback",
 ]
