@@ -8,9 +8,9 @@ from pathlib import Path
 
 import uvicorn
 
-from slipstream.client import AsyncTritonClient
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
+from slipstream.gateway.routing import Backends
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
 from slipstream.spec import GatewaySpec
@@ -50,13 +50,13 @@ async def _open(upstream: Upstream, spec: GatewaySpec, stack: contextlib.AsyncEx
         template = ChatTemplate.load(upstream.model_dir)
     except SlipstreamError:  # a base model has none
         template = None
+    backends = Backends([upstream.triton_grpc], spec.routing)
+    stack.push_async_callback(backends.close)
     return ServedModel(
         name=upstream.name,
         tokenizer=Tokenizer.load(upstream.model_dir),
         template=template,
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
-        triton=await stack.enter_async_context(
-            AsyncTritonClient(upstream.triton_grpc, deadline_s=spec.request_timeout_s)
-        ),
+        backends=backends,
     )

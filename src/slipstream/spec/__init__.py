@@ -17,6 +17,7 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -44,6 +45,7 @@ __all__ = [
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "RoutingSpec",
     "RuntimeSpec",
     "SpeculationSpec",
     "Target",
