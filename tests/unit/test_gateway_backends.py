@@ -16,6 +16,8 @@ from slipstream.client.failures import ConnectionLostError, OverloadedError, Req
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.routing import Backends, RoutedStream
+from slipstream.gateway.routing.backend import Backend
+from slipstream.gateway.routing.health import next_probe_s
 from slipstream.spec import RoutingSpec
 from tests.fakes.triton import FakeTriton, Script
 
@@ -244,14 +246,17 @@ def test_a_killed_backend_breaks_its_own_streams_alone() -> None:
     async def run() -> None:
         with contextlib.ExitStack() as running:
             victim = running.enter_context(a_triton(hangs=True))
-            async with backends_at(victim.address, other.address) as backends:
-                async with a_stream(backends) as broken, a_stream(backends) as untouched:
-                    await anext(broken)
-                    await anext(untouched)
-                    running.close()
-                    with pytest.raises(ConnectionLostError):
-                        await tokens(broken)
-                    assert await tokens(untouched) == [2, 3]
+            async with (
+                backends_at(victim.address, other.address) as backends,
+                a_stream(backends) as broken,
+                a_stream(backends) as untouched,
+            ):
+                await anext(broken)
+                await anext(untouched)
+                running.close()
+                with pytest.raises(ConnectionLostError):
+                    await tokens(broken)
+                assert await tokens(untouched) == [2, 3]
 
     with a_triton(delay_s=0.1) as other:
         asyncio.run(run())
@@ -290,15 +295,18 @@ def test_a_silent_backend_is_asked_for_a_token_and_goes_when_none_comes() -> Non
 
 def test_a_backend_that_streams_is_not_asked() -> None:
     async def run() -> None:
-        async with backends_at(triton.address, probe_period_s=0.2) as backends, a_stream(backends) as stream:
-            for _ in range(20):
-                await anext(stream)
-            asked = [request for request in triton.received if request.inputs["request_output_len"] == [1]]
-            # However slow the machine is: no more probes than there were pauses between two tokens.
-            assert len(asked) < 3
+        backend = Backend("0", NOWHERE, a_spec(probe_period_s=60), state="up", changed=lambda: None)
+        backend.heard_at = time.monotonic() - 61
+        due_s = next_probe_s(backend)
+        backend.heard()
+        heard_due_s = next_probe_s(backend)
+        assert due_s is not None
+        assert due_s < 0
+        assert heard_due_s is not None
+        assert heard_due_s > 0
+        await backend.close()
 
-    with a_triton([[1]] * 20, delay_s=0.05) as triton:
-        asyncio.run(run())
+    asyncio.run(run())
 
 
 def test_a_slow_backend_is_hedged_and_the_loser_cancelled() -> None:

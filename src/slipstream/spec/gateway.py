@@ -19,3 +19,4 @@ class GatewaySpec(Group):
         strict=False,
         description="model: the models that answer for it, in this order, while none of its backends is up",
     )
+    playground: bool = Field(default=True, description="the page at `/`")

@@ -51,22 +51,22 @@ async def has_token(backend: Backend) -> bool:
     return backend.heard_at > asked_at
 
 
-async def _keep_probing(backend: Backend) -> None:
-    while backend.state != "draining":
-        due_s = _next_probe_s(backend)
-        if due_s is None or due_s > 0:
-            await _kick_within(backend, due_s)
-            continue
-        is_working = await has_token(backend)
-        backend.probed(is_working=is_working)
-
-
-def _next_probe_s(backend: Backend) -> float | None:
+def next_probe_s(backend: Backend) -> float | None:
     """Seconds to the next probe; none while there is no reason for one."""
     if backend.state in {"joining", "away"}:
         return backend.breaker.trial_at - time.monotonic()
     period_s = backend.spec.probe_period_s
     return None if period_s is None else backend.heard_at + period_s - time.monotonic()
+
+
+async def _keep_probing(backend: Backend) -> None:
+    while backend.state != "draining":
+        due_s = next_probe_s(backend)
+        if due_s is None or due_s > 0:
+            await _kick_within(backend, due_s)
+            continue
+        is_working = await has_token(backend)
+        backend.probed(is_working=is_working)
 
 
 async def _kick_within(backend: Backend, timeout_s: float | None) -> None:
