@@ -59,9 +59,8 @@ def measure_cancellation(context: Context, report: Reporter) -> list[Freed]:
     with served(spec, workspace.model_repository, workspace.run, report) as deployment:
         where = deployment.server.endpoints
         ids = tokenizer.encode("Once upon a time")
-        leavers = _leavers(where, tokenizer.encode("Once upon a time"))
-        with _streams_beside(where.grpc, tokenizer.encode("Once upon a time")) as gaps:
-            return [_measured(path, leave, where.metrics, gaps, report) for path, leave in leavers.items()]
+        with _streams_beside(where.grpc, ids) as gaps:
+            return [_measured(path, leave, where.metrics, gaps, report) for path, leave in _leavers(where, ids).items()]
 
 
 def _measured(path: str, leave: Callable[[], float], metrics: str, gaps: list[float], report: Reporter) -> Freed:
