@@ -12,6 +12,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
+from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
@@ -28,11 +29,10 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     guard(app, services.security, spec)
     _add_errors(app)
-
     _add_generation(app, services)
     _add_models(app, services.models)
     _add_tokens(app, services.models)
-    _add_health(app)
+    _add_operations(app, services)
     if spec.playground:
         add_playground(app)
     return app
@@ -74,12 +74,6 @@ def _add_tokens(app: FastAPI, models: Models) -> None:
         return request.answer(models[request.model])
 
 
-def _add_health(app: FastAPI) -> None:
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-
 def _as_json(model: ServedModel) -> dict[str, object]:
     return {
         "id": model.name,
@@ -88,6 +82,15 @@ def _as_json(model: ServedModel) -> dict[str, object]:
         "owned_by": "slipstream",
         "max_model_len": model.context_tokens,
     }
+
+
+def _add_operations(app: FastAPI, services: Services) -> None:
+    """What those who run the gateway ask it."""
+    add_metrics_page(app, services)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import uvicorn
 
-from slipstream.client import AsyncTritonClient
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
 from slipstream.gateway.listening import uvicorn_config
 from slipstream.gateway.redaction import redact_logs
+from slipstream.gateway.routing import Backends
 from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -52,13 +52,13 @@ async def _open(upstream: Upstream, spec: GatewaySpec, stack: contextlib.AsyncEx
         template = ChatTemplate.load(upstream.model_dir)
     except SlipstreamError:  # a base model has none
         template = None
+    backends = Backends([upstream.triton_grpc], spec.routing)
+    stack.push_async_callback(backends.close)
     return ServedModel(
         name=upstream.name,
         tokenizer=Tokenizer.load(upstream.model_dir),
         template=template,
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
-        triton=await stack.enter_async_context(
-            AsyncTritonClient(upstream.triton_grpc, deadline_s=spec.request_timeout_s)
-        ),
+        backends=backends,
     )

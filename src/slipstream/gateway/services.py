@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from slipstream.gateway.caller import current_caller
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
@@ -48,4 +49,5 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    metrics: Metrics = field(default_factory=Metrics)
     security: Security = field(default_factory=Security)

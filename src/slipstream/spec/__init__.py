@@ -18,6 +18,8 @@ from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.groups import (
     Dtype,
@@ -39,6 +41,7 @@ __all__ = [
     "Dtype",
     "EngineSpec",
     "Execution",
+    "GatewayObservabilitySpec",
     "GatewaySpec",
     "Group",
     "HardwareSpec",
@@ -49,6 +52,7 @@ __all__ = [
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "RoutingSpec",
     "RuntimeSpec",
     "SecuritySpec",
     "SpeculationSpec",
