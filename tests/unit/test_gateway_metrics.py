@@ -29,16 +29,16 @@ def test_a_counter_adds_up_by_its_labels() -> None:
 
 def test_a_gauge_is_set_and_moved() -> None:
     metrics = Metrics()
-    metrics.set(families.BACKEND_TOKENS, 10, "a")
-    metrics.add(families.BACKEND_TOKENS, -4, "a")
-    assert value(metrics, families.BACKEND_TOKENS.name, backend="a") == 6
+    metrics.set(families.CACHE_BYTES, 10, "a")
+    metrics.add(families.CACHE_BYTES, -4, "a")
+    assert value(metrics, families.CACHE_BYTES.name, cache="a") == 6
 
 
 def test_a_watched_gauge_is_read_for_each_page_and_forgets_what_is_gone() -> None:
-    metrics, readings = Metrics(), [Reading(1, ("a", "up"))]
+    metrics, readings = Metrics(), [Reading(1, ("m", "a", "up"))]
     metrics.watch(families.BACKEND_STATE, lambda: readings)
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") == 1
-    readings[:] = [Reading(1, ("a", "down"))]
+    readings[:] = [Reading(1, ("m", "a", "down"))]
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") is None
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="down") == 1
 

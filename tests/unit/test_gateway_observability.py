@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.observability.logs import LOGGER, JsonLines
-from slipstream.gateway.observability.record import Record, Times
+from slipstream.gateway.observability.middleware import overhead_s
+from slipstream.gateway.observability.record import Times
 from slipstream.spec import GatewayObservabilitySpec, GatewaySpec
 from tests.fakes.gateway import gateway, services_for
 from tests.fakes.triton import FakeTriton, Script
@@ -124,9 +126,13 @@ def test_a_client_that_leaves_is_an_abort_and_runs_no_more() -> None:
     with serving(Script(pieces=PIECES[:2], hangs=True)) as url:
         host, port = url.removeprefix("http://").split(":")
         body = b'{"model":"small","stream":true,"messages":[{"role":"user","content":"x"}]}'
-        head = (
-            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        lines = (
+            f"POST {CHAT} HTTP/1.1",
+            "host: localhost",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
         )
+        head = "\r\n".join([*lines, "", ""])
         with socket.create_connection((host, int(port)), timeout=10) as client:
             client.sendall(head.encode() + body)
             assert client.recv(1000)
@@ -159,14 +165,14 @@ def test_the_header_and_the_page_can_be_left_out() -> None:
 
 def test_waiting_for_a_turn_and_for_the_engine_is_no_overhead() -> None:
     class Generation:
-        prompt_tokens = output_tokens = 1
-
         def __init__(self, *times: float) -> None:
             self.times = Times(None, *times)
 
-    record = Record(queued_s=2.0, generations=[Generation(13.0, 15.0, 18.0), Generation(13.5, 14.0, 19.0)])
-    assert record.overhead_s(10.0, 19.25) == 19.25 - 10.0 - 2.0 - (19.0 - 13.0)
-    assert Record().overhead_s(10.0, 10.5) == 0.5
+    exchange = Exchange(received_at=10.0)
+    assert overhead_s(exchange, 10.5) == 0.5
+    exchange.record.queued_s = 2.0
+    exchange.generations = [Generation(13.0, 15.0, 18.0), Generation(13.5, 14.0, 19.0)]  # type: ignore[list-item]
+    assert overhead_s(exchange, 19.25) == 19.25 - 10.0 - 2.0 - (19.0 - 13.0)
 
 
 def test_a_request_is_one_line_without_any_text(base: str, log: StringIO) -> None:
@@ -193,3 +199,11 @@ def test_who_watches_is_neither_counted_nor_logged(base: str, log: StringIO) -> 
     sample(base, "up")
     assert sample(base, "slipstream_gateway_requests_total", route="/metrics") is None
     assert log.getvalue() == ""
+
+
+def test_the_backends_of_a_model_are_shown(base: str) -> None:
+    with urllib.request.urlopen(f"{base}/metrics", timeout=10) as page:
+        lines = [line for line in page.read().decode().splitlines() if line.startswith("slipstream_gateway_backend")]
+    assert sum(line.endswith(" 1.0") and 'state="up"' in line for line in lines) == 1
+    assert sum('state="' in line for line in lines) == 4
+    assert sample(base, "slipstream_gateway_retries_total", model="small", kind="retry") == 0

@@ -1,4 +1,4 @@
-"""The async client: the same thin shell as the blocking one, over grpc.aio."""
+"""The async client: the same thin shell as the blocking one, over a connection of its own (see http2.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slipstream.client.http2 import Http2Channel
 from slipstream.client.http2_call import Http2Call
 from slipstream.client.reply import Reply
 from slipstream.client.values import Chunk, Completion
-from slipstream.client.wire import CHANNEL_OPTIONS, STREAM_INFER
+from slipstream.client.wire import SERVER_LIVE, STREAM_INFER
 
 
 class AsyncStream(AsyncIterator[Chunk]):
@@ -24,6 +24,7 @@ class AsyncStream(AsyncIterator[Chunk]):
     def __init__(self, method: Any, reply: Reply) -> None:
         self._method = method
         self._reply = reply
+        self._is_lost = False
         self._call: Any = None  # what __del__ finds if the channel refuses
         self._call = method(reply.message, timeout=reply.remaining_s)
 
@@ -42,8 +43,7 @@ class AsyncStream(AsyncIterator[Chunk]):
                 if _is_task_cancelled():
                     self.close()
                     raise
-                # grpc.aio says the same for a call or a channel that was closed elsewhere.
-                self._reply.fail("CANCELLED", "the client was closed", cause=error)
+                self._fail("CANCELLED", "the client was closed", error)  # not this task: what it waited for
                 continue
             except BaseException:
                 self.close()
@@ -68,6 +68,11 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._reply.cancel()
         self._call.cancel()
 
+    def give_up(self) -> None:
+        """The server is lost: whoever reads this stream gets `ConnectionLostError`."""
+        self._is_lost = True
+        self._call.cancel()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -77,18 +82,23 @@ class AsyncStream(AsyncIterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        # grpc.aio's call is part of a reference cycle: left alone it runs on until the garbage collector comes by.
+        # The connection knows the call: left alone it would run to its end.
         if self._call is not None and not self._reply.is_over:
             self._call.cancel()
 
     async def _ask_again(self, error: Any) -> None:
         code, details = error.code().name, error.details() or ""
-        delay_s = self._reply.next_retry_s(code)
+        delay_s = None if self._is_lost else self._reply.next_retry_s(code)
         if delay_s is None:
-            self._reply.fail(code, details, cause=error)
+            self._fail(code, details, error)
         else:
             await asyncio.sleep(delay_s)
             self._call = self._method(self._reply.message, timeout=self._reply.remaining_s)
+
+    def _fail(self, code: str, details: str, cause: BaseException) -> None:
+        if self._is_lost:
+            code, details = "UNAVAILABLE", "the server gives no sign of life"
+        self._reply.fail(code, details, cause=cause)
 
 
 class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
@@ -96,8 +106,22 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
 
     async def close(self) -> None:
         """Close the connection; streams that are still open fail."""
-        await self._streams.close()
         await self._channel.close()
+
+    async def is_live(self, *, timeout_s: float) -> bool:
+        """Whether the server answers at all within `timeout_s`: it may well be busy, or have no model."""
+        from tritonclient.grpc import service_pb2
+
+        question = service_pb2.ServerLiveRequest().SerializeToString()
+        try:
+            await self._channel.call(SERVER_LIVE, question, timeout=timeout_s).read()
+        except grpc.RpcError as error:
+            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return True
+
+    async def wait_until_lost(self) -> None:
+        """Wait until a connection that was up is not any more, or this client is closed."""
+        await self._channel.wait_until_lost()
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,14 +132,14 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
         await self.close()
 
     def _connect(self, address: str) -> Any:
-        return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return Http2Channel(address)
 
     def _stream_method(self) -> Any:
-        self._streams = Http2Channel(self.address, STREAM_INFER)
         return self._call
 
     def _call(self, message: Any, *, timeout: float | None) -> Http2Call:
-        return self._streams.call(message.SerializeToString(), timeout=timeout)
+        call: Http2Call = self._channel.call(STREAM_INFER, message.SerializeToString(), timeout=timeout)
+        return call
 
     def _open(self, method: Any, reply: Reply) -> AsyncStream:
         return AsyncStream(method, reply)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import hpack
@@ -24,23 +24,25 @@ _LAST_STREAM_ID = 2**31 - 1
 
 
 class Http2Channel:
-    """Calls of one method of one server; connects when the first is made, and again after a loss."""
+    """Calls to one server; connects when the first is made, and again after a loss."""
 
-    def __init__(self, address: str, path: str) -> None:
+    def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
+        self._address = address
         self._host, self._port = host.strip("[]"), int(port)
-        self._head = frames.header_block(path, address)
+        self._heads: dict[str, bytes] = {}  # by path
         self._loop = asyncio.get_running_loop()
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._waiting: list[Http2Call] = []  # for the connection
+        self._is_up = asyncio.Event()  # also when nothing can come up any more
         self._is_closed = False
 
     def call(
-        self, message: bytes, *, timeout: float | None = None, metadata: Sequence[tuple[str, str]] = ()
+        self, path: str, message: bytes, *, timeout: float | None = None, metadata: Sequence[tuple[str, str]] = ()
     ) -> Http2Call:
-        """Send `message`; what comes back is read from the call."""
-        call = Http2Call(message, timeout, metadata, self._loop)
+        """Send `message` to the method at `path`; what comes back is read from the call."""
+        call = Http2Call(self._head(path, metadata), message, timeout, self._loop)
         if self._is_closed:
             call.end("CANCELLED", "the client was closed")
         elif self._connection is not None and self._connection.is_usable:
@@ -54,6 +56,7 @@ class Http2Channel:
     async def close(self) -> None:
         """Close the connection; calls that are still open fail."""
         self._is_closed = True
+        self._is_up.set()
         if self._connecting is not None:
             self._connecting.cancel()
         for call in self._waiting:
@@ -61,11 +64,27 @@ class Http2Channel:
         if self._connection is not None:
             self._connection.close()
 
+    async def wait_until_lost(self) -> None:
+        """Wait until a connection that was up is not any more, or this is closed."""
+        await self._is_up.wait()
+        if self._connection is not None:
+            await self._connection.is_lost.wait()
+
+    def _head(self, path: str, metadata: Sequence[tuple[str, str]]) -> bytes:
+        if path not in self._heads:
+            self._heads[path] = frames.header_block(path, self._address)
+        return self._heads[path] + b"".join(frames.literal(name, value) for name, value in metadata)
+
+    def _lost(self) -> None:
+        if not self._is_closed and (self._connection is None or not self._connection.is_usable):
+            self._is_up.clear()
+
     async def _connect(self) -> None:
         failure = ""
         try:
-            opening = self._loop.create_connection(lambda: _Connection(self._head), self._host, self._port)
+            opening = self._loop.create_connection(lambda: _Connection(self._lost), self._host, self._port)
             _, self._connection = await asyncio.wait_for(opening, _CONNECT_TIMEOUT_S)
+            self._is_up.set()
         except OSError as error:  # TimeoutError among them
             failure = f"failed to connect: {error}"
         self._connecting = None
@@ -80,8 +99,10 @@ class Http2Channel:
 class _Connection(asyncio.Protocol):
     """Takes frames apart and hands them to their calls."""
 
-    def __init__(self, head: bytes) -> None:
-        self._head = head
+    def __init__(self, lost: Callable[[], None]) -> None:
+        self.is_usable = False
+        self.is_lost = asyncio.Event()
+        self._tell_lost = lost
         self._calls: dict[int, Http2Call] = {}
         self._next_id = 1
         self._buffer = b""
@@ -93,7 +114,6 @@ class _Connection(asyncio.Protocol):
         self._first_window = frames.FIRST_WINDOW
         self._windows: dict[int, int] = {}  # of calls whose request is not sent whole
         self._unsent: deque[tuple[int, bytes]] = deque()
-        self.is_usable = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is no subclass
@@ -105,6 +125,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_usable = False
         self._fail_all("UNAVAILABLE", str(error or "Socket closed"))
+        self.is_lost.set()
+        self._tell_lost()
 
     def start(self, call: Http2Call) -> None:
         """Send the request of `call`; its messages are handed to it as they come."""
@@ -114,10 +136,10 @@ class _Connection(asyncio.Protocol):
         self._calls[stream_id] = call
         call.withdraw = lambda: self._withdraw(stream_id)
         call.give_credit = lambda size: self._transport.write(frames.window_update(stream_id, size))
-        more = [frames.literal(name, value) for name, value in call.metadata]
+        block = call.head
         if call.timeout_s is not None:
-            more.append(frames.literal("grpc-timeout", f"{max(1, round(1000 * call.timeout_s))}m"))
-        head = frames.frame(Kind.HEADERS, Flag.END_HEADERS, stream_id, self._head + b"".join(more))
+            block += frames.literal("grpc-timeout", f"{max(1, round(1000 * call.timeout_s))}m")
+        head = frames.frame(Kind.HEADERS, Flag.END_HEADERS, stream_id, block)
         body = frames.message_prefix(call.message) + call.message
         size = len(body)
         if not self._unsent and size <= min(self._window, self._first_window, frames.MOST_FRAME_BYTES):

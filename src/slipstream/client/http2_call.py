@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,16 +34,10 @@ class CallError(grpc.RpcError):  # type: ignore[misc] # grpc has no types
 class Http2Call:
     """As `grpc.aio`'s call: `read` until it gives `EOF` or raises; `cancel` at any time."""
 
-    def __init__(
-        self,
-        message: bytes,
-        timeout_s: float | None,
-        metadata: Sequence[tuple[str, str]],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, head: bytes, message: bytes, timeout_s: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.head = head  # as HPACK
         self.message = message
         self.timeout_s = timeout_s
-        self.metadata = metadata
         self.is_over = False
         self.withdraw: Callable[[], None] = _nothing  # tells the server; set by the connection
         self.give_credit: Callable[[int], None] = _nothing

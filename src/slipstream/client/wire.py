@@ -8,6 +8,7 @@ from slipstream.errors import SlipstreamError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
 DEFAULT_DEADLINE_S = 600.0  # a stream whose model process was killed would otherwise never end
 DEFAULT_CONNECT_TIMEOUT_S = 1.0
 CHANNEL_OPTIONS = [

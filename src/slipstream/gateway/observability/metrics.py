@@ -79,7 +79,7 @@ class Metrics:
         histogram.observe(value)
 
     def watch(self, family: Family, read: Callable[[], Iterable[Reading]]) -> None:
-        """Let a gauge be what `read` gives whenever the page is asked for; what it no longer gives is gone.
+        """Let a gauge or a counter be what `read` gives when the page is asked for; what it no longer gives is gone.
 
         Several readings with the same labels add up: a configuration that was replaced goes on with its requests.
         """
@@ -104,7 +104,9 @@ class Metrics:
             family = _BY_NAME[name]
             self._forget(family)
             for reading in [reading for read in watchers for reading in read()]:
-                self.add(family, reading.value, *reading.labels)
+                child = self._child(family, reading.labels)
+                assert not isinstance(child, Histogram)
+                child.inc(reading.value)
         return generate_latest(self._registry)
 
     def _child(self, family: Family, labels: tuple[str, ...]) -> _Child:

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slipstream.gateway.exchange import Exchange, exchange_of
+from slipstream.gateway.answering import usage_of
+from slipstream.gateway.exchange import BACKEND_HEADER, Exchange, exchange_in
+from slipstream.gateway.generation import Generation
 from slipstream.gateway.observability import families
 from slipstream.gateway.observability.logs import log_request
 from slipstream.gateway.observability.metrics import Metrics, Reading
-from slipstream.gateway.observability.record import Observed
+from slipstream.gateway.observability.record import span_of
 from slipstream.spec import GatewayObservabilitySpec
 
 _UNCOUNTED = ("/metrics",)
@@ -36,7 +37,7 @@ class Observability:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        exchange, status = exchange_of(HTTPConnection(scope)), _FAILED
+        exchange, status = exchange_in(scope), _FAILED
 
         async def observed(message: Message) -> None:
             nonlocal status
@@ -56,30 +57,31 @@ class Observability:
 
     def _begin(self, exchange: Exchange, scope: Scope, message: Message) -> None:
         """The first byte is about to leave."""
-        if not exchange.record.generations:
+        if not exchange.generations:
             return
-        seconds = exchange.record.overhead_s(exchange.received_at, time.monotonic())
+        seconds = overhead_s(exchange, time.monotonic())
         self._metrics.observe(families.OVERHEAD, seconds, _route(scope))
         if self._has_header:
             message["headers"] = [*message["headers"], (b"x-gateway-overhead-ms", b"%.2f" % (1000 * seconds))]
 
     def _end(self, exchange: Exchange, scope: Scope, status: int) -> None:
-        route, record = _route(scope), exchange.record
+        route = _route(scope)
         if scope["path"] not in _UNCOUNTED:
-            self._metrics.count(families.REQUESTS, route, str(status), record.model)
-        for generation in record.generations:
-            self._count(generation, record.model, exchange.received_at)
+            self._metrics.count(families.REQUESTS, route, str(status), exchange.model or "")
+        for generation in exchange.generations:
+            self._count(generation, exchange.model or "", exchange.received_at)
         fields = _fields(exchange, scope.get("method", "WEBSOCKET"), route, status)
         log_request(fields, status=status, is_quiet=scope["path"].startswith(_QUIET))
 
-    def _count(self, generation: Observed, model: str, received_s: float) -> None:
+    def _count(self, generation: Generation, model: str, received_s: float) -> None:
         times, labels, observe = generation.times, (model, "0"), self._metrics.observe
+        prompt_tokens = len(generation.wanted.prompt_ids)
         if times.sent_s is None:  # refused or left before an engine was asked
             return
         self._metrics.count(families.SUCCESS, *labels, times.finish or "abort")
-        self._metrics.count(families.PROMPT_TOKENS, *labels, by=generation.prompt_tokens)
+        self._metrics.count(families.PROMPT_TOKENS, *labels, by=prompt_tokens)
         self._metrics.count(families.GENERATION_TOKENS, *labels, by=generation.output_tokens)
-        observe(families.REQUEST_PROMPT_TOKENS, generation.prompt_tokens, *labels)
+        observe(families.REQUEST_PROMPT_TOKENS, prompt_tokens, *labels)
         observe(families.REQUEST_GENERATION_TOKENS, generation.output_tokens, *labels)
         observe(families.QUEUE, times.sent_s - received_s, *labels)
         if times.first_s is None or times.last_s is None:
@@ -93,11 +95,17 @@ class Observability:
         """Generations by model that an engine was asked for and that have not ended, or that wait to be."""
         counts: dict[str, int] = dict.fromkeys(self._metrics.models, 0)
         for exchange in self._open.values():
-            for generation in exchange.record.generations:
-                times = generation.times
+            model = exchange.model or ""
+            for times in [generation.times for generation in exchange.generations]:
                 if not times.has_ended and (times.sent_s is not None) == is_sent:
-                    counts[exchange.record.model] = counts.get(exchange.record.model, 0) + 1
+                    counts[model] = counts.get(model, 0) + 1
         return (Reading(count, (model, "0")) for model, count in counts.items())
+
+
+def overhead_s(exchange: Exchange, now_s: float) -> float:
+    """The time since the request came, without that in which an engine or a turn was waited for."""
+    waited_s = span_of(exchange.generations).waited_s + exchange.record.queued_s
+    return max(now_s - exchange.received_at - waited_s, 0.0)
 
 
 def _route(scope: Scope) -> str:
@@ -116,21 +124,21 @@ def _fields(exchange: Exchange, method: str, route: str, status: int) -> dict[st
         "e2e_ms": _ms(time.monotonic() - received_s),
     }
     known = {
-        "model": record.model,
-        "backend": record.backend,
+        "model": exchange.model,
+        "backend": record.backend or exchange.headers.get(BACKEND_HEADER),
         "cache": record.cache,
         "route_reason": record.route_reason,
         "error": record.error_code,
     }
     fields |= {name: value for name, value in known.items() if value}
-    if record.generations:
-        fields["prompt_tokens"] = sum(one.prompt_tokens for one in record.generations)
-        fields["output_tokens"] = sum(one.output_tokens for one in record.generations)
-        fields["finish"] = ",".join(sorted({one.times.finish or "abort" for one in record.generations}))
-    if record.sent_s is not None:
-        fields["queue_ms"] = _ms(record.sent_s - received_s)
-    if record.first_s is not None:
-        fields["ttft_ms"] = _ms(record.first_s - received_s)
+    if exchange.generations:
+        usage, span = usage_of(exchange.generations), span_of(exchange.generations)
+        fields["prompt_tokens"], fields["output_tokens"] = usage.prompt_tokens, usage.completion_tokens
+        fields["finish"] = ",".join(sorted({one.times.finish or "abort" for one in exchange.generations}))
+        if span.sent_s is not None:
+            fields["queue_ms"] = _ms(span.sent_s - received_s)
+        if span.first_s is not None:
+            fields["ttft_ms"] = _ms(span.first_s - received_s)
     return fields
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from slipstream.gateway.observability.metrics import Gaps
@@ -29,51 +29,43 @@ class Times:
         self.last_s = at_s
 
 
-class Observed(Protocol):
-    """A generation, as far as it is observed."""
+class Timed(Protocol):
+    """A generation, as far as its times are concerned."""
 
     @property
     def times(self) -> Times: ...
-
-    @property
-    def prompt_tokens(self) -> int: ...
-
-    @property
-    def output_tokens(self) -> int: ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """Filled by whoever knows, in the order of events; never with a text of the client or of the model."""
 
-    model: str = ""  # that is served; empty until it is known to be one
     backend: str = ""  # that answered
     cache: str = ""  # what the response cache said: hit, miss or bypass
     route_reason: str = ""  # why this model or this backend
     queued_s: float = 0.0  # in the gateway, waiting for a turn
     error_code: str = ""  # of the answer that was a refusal or a failure
-    generations: Sequence[Observed] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From the first time that an engine was asked to the last token so far, over all generations of a request."""
+
+    sent_s: float | None
+    first_s: float | None
+    last_s: float | None
 
     @property
-    def sent_s(self) -> float | None:
-        """The first time that an engine was asked."""
-        return min((times.sent_s for times in self._times() if times.sent_s is not None), default=None)
+    def waited_s(self) -> float:
+        """How long an engine was waited for."""
+        return 0.0 if self.sent_s is None or self.last_s is None else self.last_s - self.sent_s
 
-    @property
-    def last_s(self) -> float | None:
-        """The last token so far."""
-        return max((times.last_s for times in self._times() if times.last_s is not None), default=None)
 
-    @property
-    def first_s(self) -> float | None:
-        """The first token."""
-        return min((times.first_s for times in self._times() if times.first_s is not None), default=None)
-
-    def overhead_s(self, received_s: float, now_s: float) -> float:
-        """The time from `received_s` to `now_s` less that in which an engine or a turn was waited for."""
-        sent_s, last_s = self.sent_s, self.last_s
-        waited_s = last_s - sent_s if sent_s is not None and last_s is not None else 0.0
-        return max(now_s - received_s - self.queued_s - waited_s, 0.0)
-
-    def _times(self) -> list[Times]:
-        return [generation.times for generation in self.generations]
+def span_of(generations: Sequence[Timed]) -> Span:
+    """Of those that have begun."""
+    times = [generation.times for generation in generations]
+    return Span(
+        sent_s=min((one.sent_s for one in times if one.sent_s is not None), default=None),
+        first_s=min((one.first_s for one in times if one.first_s is not None), default=None),
+        last_s=max((one.last_s for one in times if one.last_s is not None), default=None),
+    )
