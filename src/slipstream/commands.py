@@ -62,8 +62,17 @@ def status(*, as_json: bool) -> None:
         return
     for row in rows:
         serving = row["serving"]
-        where = f"gRPC {serving['triton_grpc']}  HTTP {serving['triton_http']}" if serving else "not served"
-        print(f"{row['deployment']:<32} {where}")
+        print(f"{row['deployment']:<32} {_where(serving) if serving else 'not served'}")
+
+
+def _where(serving: dict[str, Any]) -> str:
+    places = {
+        "OpenAI": f"{serving['gateway']}/v1" if serving["gateway"] else None,
+        "gRPC": serving["triton_grpc"],
+        "HTTP": serving["triton_http"],
+    }
+    starting = "" if serving["is_ready"] else "  (starting)"
+    return "  ".join(f"{name} {place}" for name, place in places.items() if place) + starting
 
 
 def references(*, check: bool) -> None:

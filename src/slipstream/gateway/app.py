@@ -12,6 +12,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
@@ -56,10 +57,7 @@ def create_app(services: Services) -> FastAPI:
     async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
 
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
+    add_health(app, services)
     return app
 
 

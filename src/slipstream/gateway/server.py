@@ -1,62 +1,158 @@
-"""The gateway's process: one event loop, uvicorn in front, gRPC to Triton behind."""
+"""The gateway's process: one event loop, uvicorn in front, gRPC to Triton behind.
+
+SIGHUP reads the configuration again. SIGTERM and SIGINT end the process when its running requests have ended; a second
+one ends it at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from dataclasses import dataclass
+import functools
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import uvicorn
 
-from slipstream.client import AsyncTritonClient
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
-from slipstream.gateway.served_model import ServedModel
-from slipstream.gateway.services import Models, Services
-from slipstream.spec import GatewaySpec
-from slipstream.text.chat_template import ChatTemplate
-from slipstream.text.tokenizer import Tokenizer
+from slipstream.gateway.assembly import assemble
+from slipstream.gateway.lifecycle import Lifecycle
+from slipstream.gateway.reloading import ReloadingApp
+from slipstream.gateway_config import (
+    GatewayConfig,
+    Outcome,
+    ReadConfig,
+    digest_of,
+    outcome_file,
+    read_config,
+    write_outcome,
+)
+
+_log = logging.getLogger("slipstream.gateway")
+_LOOK_PERIOD_S = 0.05
+_LAST_GRACE_S = 1  # for what the end of the drain cuts off
+_BACKLOG = 2048
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """A deployment that is served: where its Triton is, and where its model's tokenizer is."""
+class GatewayServer:
+    """Serves what the file at `path` says, until this process is told to end."""
 
-    name: str
-    triton_grpc: str
-    model_dir: Path
-    max_input_tokens: int
-    context_tokens: int
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lifecycle = Lifecycle()
+        self._app = ReloadingApp(functools.partial(assemble, lifecycle=self._lifecycle), create_app, self._lifecycle)
+        self._reload_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Raises SlipstreamError when the first configuration cannot be served or its port is taken."""
+        loaded = read_config(self._path)
+        try:
+            await self._app.load(loaded.config)
+            with _listen(loaded.config) as listener:
+                server = _Server(_uvicorn_config(self._app))
+                self._obey_signals(server, loaded)
+                write_outcome(self._path, Outcome(pid=os.getpid(), accepted=loaded.digest))
+                _log.info("serving %s", loaded.config.url)
+                await server.serve(sockets=[listener])
+        finally:
+            outcome_file(self._path).unlink(missing_ok=True)
+            await self._app.close()
+
+    def _obey_signals(self, server: _Server, loaded: ReadConfig) -> None:
+        loop = asyncio.get_running_loop()
+        current = [loaded]
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload(current)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: self._end(server, current[0].config))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self, current: list[ReadConfig]) -> None:
+        """Replace the configuration in `current`, or say why not and go on with it."""
+        async with self._reload_lock:
+            before = current[0]
+            outcome = Outcome(pid=os.getpid(), accepted=before.digest)
+            try:
+                loaded = read_config(self._path)
+                _refuse_to_move(before.config, loaded.config)
+                await self._app.load(loaded.config)
+            except SlipstreamError as error:
+                _log.error("the new configuration is refused, the old one stays: %s", error)
+                why = {"refused": digest_of(self._path), "message": error.message, "mend": error.mend}
+                write_outcome(self._path, outcome.model_copy(update=why))
+            else:
+                current[0] = loaded
+                write_outcome(self._path, outcome.model_copy(update={"accepted": loaded.digest}))
+                _log.info("the new configuration serves new requests")
+
+    def _end(self, server: _Server, config: GatewayConfig) -> None:
+        if self._lifecycle.phase != "serving":  # told twice
+            server.should_exit = server.force_exit = True
+            return
+        self._lifecycle.phase = "leaving"
+        self._start(self._drain(server, config))
+
+    async def _drain(self, server: _Server, config: GatewayConfig) -> None:
+        settings = config.settings
+        _log.info("told to end: %d requests are running", self._app.running)
+        await asyncio.sleep(settings.drain_delay_s)
+        self._lifecycle.phase = "closing"
+        until = time.monotonic() + settings.drain_timeout_s
+        while self._app.running and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+        if self._app.running:
+            _log.warning("%d requests are cut off: gateway.drain_timeout_s is over", self._app.running)
+        server.should_exit = True
 
 
-async def serve_gateway(upstreams: list[Upstream], spec: GatewaySpec, *, host: str, port: int) -> None:
-    """Serve until this process is told to end; running answers are finished first."""
-    async with contextlib.AsyncExitStack() as stack:
-        models = [await _open(upstream, spec, stack) for upstream in upstreams]
-        config = uvicorn.Config(
-            create_app(Services(spec=spec, models=Models(models))),
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-        )
-        await uvicorn.Server(config).serve()
+class _Server(uvicorn.Server):
+    """Uvicorn without its own handling of signals, which would stop listening at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
-async def _open(upstream: Upstream, spec: GatewaySpec, stack: contextlib.AsyncExitStack) -> ServedModel:
-    try:
-        template = ChatTemplate.load(upstream.model_dir)
-    except SlipstreamError:  # a base model has none
-        template = None
-    return ServedModel(
-        name=upstream.name,
-        tokenizer=Tokenizer.load(upstream.model_dir),
-        template=template,
-        max_input_tokens=upstream.max_input_tokens,
-        context_tokens=upstream.context_tokens,
-        triton=await stack.enter_async_context(
-            AsyncTritonClient(upstream.triton_grpc, deadline_s=spec.request_timeout_s)
-        ),
+def _uvicorn_config(app: ReloadingApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",  # what a configuration opens belongs to it, not to the server
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than clients keep an idle connection: they close it, not we under them
+        timeout_graceful_shutdown=_LAST_GRACE_S,
     )
+
+
+@contextlib.contextmanager
+def _listen(config: GatewayConfig) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        listener = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SlipstreamError(
+            f"the gateway cannot listen on {config.host}:{config.port} ({error.strerror})",
+            mend="stop what listens there, or choose another runtime.ports.gateway",
+        ) from error
+    with listener:
+        yield listener
+
+
+def _refuse_to_move(old: GatewayConfig, new: GatewayConfig) -> None:
+    if (old.host, old.port) != (new.host, new.port):
+        raise SlipstreamError(
+            f"the gateway listens on {old.host}:{old.port}, the new configuration says {new.host}:{new.port}",
+            mend="stop it and start it again: an address is for the life of the process",
+        )

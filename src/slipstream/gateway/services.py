@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
 
@@ -35,3 +36,5 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    readiness: Readiness = field(default_factory=Readiness)

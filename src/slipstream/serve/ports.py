@@ -29,16 +29,16 @@ class Endpoints:
     metrics: str
 
 
-def resolve_ports(wanted: PortsSpec | Literal["auto"]) -> PortsSpec:
-    """The ports to use: as wanted and found free, or four free ones for `auto`.
+def resolve_ports(wanted: PortsSpec | Literal["auto"], *, has_gateway: bool = False) -> PortsSpec:
+    """The ports to use: as wanted and found free (the gateway's where there is one), or four free ones for `auto`.
 
     Raises SlipstreamError naming a busy port, its owner and the mend.
     """
     if wanted == "auto":
         http, grpc, metrics, gateway = _free_ports(4)
         return PortsSpec(http=http, grpc=grpc, metrics=metrics, gateway=gateway)
-    for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
-        if not is_free(port):
+    for name, port in wanted.model_dump().items():
+        if (name != "gateway" or has_gateway) and not is_free(port):
             raise SlipstreamError(
                 f"port {port} (runtime.ports.{name}) on {LOOPBACK} is busy: {_owner(port)} listens there",
                 mend=f"stop it, or choose other ports: --set runtime.ports.{name}=PORT, or --set runtime.ports=auto",

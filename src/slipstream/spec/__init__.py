@@ -17,6 +17,7 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_upstreams import BackendSpec, UpstreamSpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -30,6 +31,7 @@ from slipstream.spec.groups import (
 from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, TensorrtLlmSpec
 
 __all__ = [
+    "BackendSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
@@ -49,4 +51,5 @@ __all__ = [
     "Target",
     "TensorrtLlmSpec",
     "TrtllmBuildSpec",
+    "UpstreamSpec",
 ]

@@ -1,0 +1,128 @@
+"""The two files between a gateway process and who runs it: its configuration, and what it said to that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slipstream.errors import SlipstreamError
+from slipstream.spec import BackendSpec, GatewaySpec, Group
+from slipstream.spec.groups import Port
+
+CONFIG_FILE = "gateway.json"  # in the run directory of a deployment
+_FILE_MODE = 0o600
+
+
+class UpstreamConfig(Group):
+    """A model that is served: its Tritons, its model directory and its limits."""
+
+    name: str
+    backends: tuple[BackendSpec, ...] = Field(min_length=1)
+    model_dir: Path
+    max_input_tokens: int
+    context_tokens: int
+
+
+class GatewayConfig(Group):
+    """Everything a gateway knows when it starts; of all of it, only `host` and `port` stay until it ends."""
+
+    host: str
+    port: Port
+    upstreams: tuple[UpstreamConfig, ...] = Field(min_length=1)
+    settings: GatewaySpec
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it."""
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
+        return f"http://{host}:{self.port}"
+
+    @property
+    def stop_within_s(self) -> float:
+        """The longest that it may take to end when it is told to."""
+        return self.settings.drain_delay_s + self.settings.drain_timeout_s + 5
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """A configuration and the digest of the file that it was read from."""
+
+    config: GatewayConfig
+    digest: str
+
+
+def write_config(path: Path, config: GatewayConfig) -> str:
+    """Write it whole or not at all, for this user's eyes only; returns its digest."""
+    content = config.model_dump_json(indent=2).encode()
+    _write(path, content)
+    return _digest(content)
+
+
+def read_config(path: Path) -> ReadConfig:
+    """The configuration at `path`; SlipstreamError names its first fault."""
+    try:
+        content = path.read_bytes()
+        return ReadConfig(GatewayConfig.model_validate_json(content), _digest(content))
+    except OSError as error:
+        raise SlipstreamError(
+            f"{path}: cannot be read ({error.strerror})", mend="serve writes it: slipstream up DEPLOYMENT"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SlipstreamError(
+            f"{path}: {where or 'the file'}: {first['msg']}",
+            mend="let serve write it again: slipstream reload DEPLOYMENT",
+        ) from error
+
+
+def digest_of(path: Path) -> str:
+    """Of the file as it is now, empty if there is none."""
+    return _digest(path.read_bytes()) if path.exists() else ""
+
+
+class Outcome(BaseModel):
+    """What a running gateway made of the configurations that it was given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pid: int
+    accepted: str  # digest of the configuration that it serves
+    refused: str | None = None  # digest of a later one that it does not
+    message: str = ""  # why
+    mend: str = ""
+
+
+def write_outcome(config_file: Path, outcome: Outcome) -> None:
+    _write(outcome_file(config_file), outcome.model_dump_json().encode())
+
+
+def read_outcome(config_file: Path) -> Outcome | None:
+    """What the gateway of that configuration file says; None where none runs yet."""
+    try:
+        return Outcome.model_validate_json(outcome_file(config_file).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def outcome_file(config_file: Path) -> Path:
+    return config_file.with_suffix(".outcome.json")
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
