@@ -28,9 +28,9 @@ class UpstreamConfig(Group):
 
 
 class GatewayConfig(Group):
-    """Everything a gateway knows when it starts; of all of it, only `host` and `port` stay until it ends."""
+    """Everything a gateway knows when it starts."""
 
-    host: str
+    root: Path  # of the project: files that the settings name are relative to it
     port: Port
     upstreams: tuple[UpstreamConfig, ...] = Field(min_length=1)
     settings: GatewaySpec
@@ -38,8 +38,11 @@ class GatewayConfig(Group):
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
-        return f"http://{host}:{self.port}"
+        host = self.settings.host
+        if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+            host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+        scheme = "http" if self.settings.security.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def stop_within_s(self) -> float:

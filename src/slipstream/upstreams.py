@@ -40,7 +40,7 @@ def gateway_config(
     elif not models:
         models = {spec.name: _of_deployment(spec.name, spec, model_dir, (_local(spec),))}
     ordered = sorted(models.values(), key=lambda model: (model.name != spec.name, model.name))
-    return GatewayConfig(host=_LOOPBACK, port=port, upstreams=tuple(ordered), settings=settings)
+    return GatewayConfig(root=root, port=port, upstreams=tuple(ordered), settings=settings)
 
 
 def _upstream(name: str, given: UpstreamSpec, spec: DeploymentSpec, root: Path, model_dir: Path) -> UpstreamConfig:

@@ -9,12 +9,13 @@ from pathlib import Path
 import uvloop
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.redaction import redact_logs
 from slipstream.gateway.server import GatewayServer
 
 
 def main(arguments: list[str]) -> int:
     """Serve until told to end; the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    redact_logs()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if len(arguments) != 1:
         print("usage: python -m slipstream.gateway CONFIG.json", file=sys.stderr)

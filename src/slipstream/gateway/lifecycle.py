@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from slipstream.gateway.served_model import ServedModel
@@ -20,25 +19,15 @@ class Lifecycle:
     phase: Phase = "serving"  # leaving: not ready, yet requests are taken; closing: they are refused
 
 
-@dataclass(slots=True)
-class _Known:
-    is_good: bool = False
-    until: float = 0.0  # time.monotonic()
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Readiness:
-    """Whether a model gives a token; what is known is good for a few seconds, and asked for once at a time."""
+    """Which models have given a token; from then on their backends say how they are."""
 
-    def __init__(self, *, good_s: float = 10, bad_s: float = 1) -> None:
-        self._good_s = good_s
-        self._bad_s = bad_s
-        self._known: dict[str, _Known] = {}
+    def __init__(self) -> None:
+        self._proved: set[str] = set()
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def is_ready(self, model: ServedModel, probe: Callable[[ServedModel], Awaitable[bool]]) -> bool:
-        known = self._known.setdefault(model.name, _Known())
-        async with known.lock:
-            if time.monotonic() >= known.until:
-                known.is_good = await probe(model)
-                known.until = time.monotonic() + (self._good_s if known.is_good else self._bad_s)
-            return known.is_good
+        async with self._locks.setdefault(model.name, asyncio.Lock()):
+            if model.name not in self._proved and await probe(model):
+                self._proved.add(model.name)
+        return model.name in self._proved and model.backends.is_up

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -21,8 +20,9 @@ import uvicorn
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
-from slipstream.gateway.assembly import assemble
+from slipstream.gateway.assembly import Assembly
 from slipstream.gateway.lifecycle import Lifecycle
+from slipstream.gateway.listening import renew, tls_context, uvicorn_config
 from slipstream.gateway.reloading import ReloadingApp
 from slipstream.gateway_config import (
     GatewayConfig,
@@ -36,7 +36,6 @@ from slipstream.gateway_config import (
 
 _log = logging.getLogger("slipstream.gateway")
 _LOOK_PERIOD_S = 0.05
-_LAST_GRACE_S = 1  # for what the end of the drain cuts off
 _BACKLOG = 2048
 
 
@@ -46,7 +45,7 @@ class GatewayServer:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lifecycle = Lifecycle()
-        self._app = ReloadingApp(functools.partial(assemble, lifecycle=self._lifecycle), create_app, self._lifecycle)
+        self._app = ReloadingApp(Assembly(self._lifecycle).services, create_app, self._lifecycle)
         self._reload_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -56,7 +55,7 @@ class GatewayServer:
         try:
             await self._app.load(loaded.config)
             with _listen(loaded.config) as listener:
-                server = _Server(_uvicorn_config(self._app))
+                server = _Server(_uvicorn_config(self._app, loaded.config))
                 self._obey_signals(server, loaded)
                 write_outcome(self._path, Outcome(pid=os.getpid(), accepted=loaded.digest))
                 _log.info("serving %s", loaded.config.url)
@@ -68,7 +67,7 @@ class GatewayServer:
     def _obey_signals(self, server: _Server, loaded: ReadConfig) -> None:
         loop = asyncio.get_running_loop()
         current = [loaded]
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload(current)))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload(server, current)))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: self._end(server, current[0].config))
 
@@ -77,15 +76,16 @@ class GatewayServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reload(self, current: list[ReadConfig]) -> None:
+    async def _reload(self, server: _Server, current: list[ReadConfig]) -> None:
         """Replace the configuration in `current`, or say why not and go on with it."""
         async with self._reload_lock:
             before = current[0]
             outcome = Outcome(pid=os.getpid(), accepted=before.digest)
             try:
                 loaded = read_config(self._path)
-                _refuse_to_move(before.config, loaded.config)
+                _check_listening(before.config, loaded.config)
                 await self._app.load(loaded.config)
+                renew(server.config, loaded.config.settings, root=loaded.config.root)
             except SlipstreamError as error:
                 _log.error("the new configuration is refused, the old one stays: %s", error)
                 why = {"refused": digest_of(self._path), "message": error.message, "mend": error.mend}
@@ -123,36 +123,31 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: ReloadingApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan="off",  # what a configuration opens belongs to it, not to the server
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than clients keep an idle connection: they close it, not we under them
-        timeout_graceful_shutdown=_LAST_GRACE_S,
-    )
+def _uvicorn_config(app: ReloadingApp, config: GatewayConfig) -> uvicorn.Config:
+    return uvicorn_config(app, config.settings, host=config.settings.host, port=config.port, root=config.root)
 
 
 @contextlib.contextmanager
 def _listen(config: GatewayConfig) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    host, port = config.settings.host, config.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise SlipstreamError(
-            f"the gateway cannot listen on {config.host}:{config.port} ({error.strerror})",
-            mend="stop what listens there, or choose another runtime.ports.gateway",
+            f"the gateway cannot listen on {host}:{port} ({error.strerror})",
+            mend="stop what listens there, or choose another gateway.host or runtime.ports.gateway",
         ) from error
     with listener:
         yield listener
 
 
-def _refuse_to_move(old: GatewayConfig, new: GatewayConfig) -> None:
-    if (old.host, old.port) != (new.host, new.port):
+def _check_listening(old: GatewayConfig, new: GatewayConfig) -> None:
+    """Refuse what only a new process could do, and a certificate that does not fit its key."""
+    if old.url != new.url or old.settings.host != new.settings.host:
         raise SlipstreamError(
-            f"the gateway listens on {old.host}:{old.port}, the new configuration says {new.host}:{new.port}",
-            mend="stop it and start it again: an address is for the life of the process",
+            f"the gateway listens at {old.url}, the new configuration says {new.url}",
+            mend="stop it and start it again: address and TLS are for the life of the process",
         )
+    if new.settings.security.tls is not None:
+        tls_context(new.settings.security.tls, new.root)
