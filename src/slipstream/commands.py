@@ -116,6 +116,16 @@ def open_workspace(out: Path | None, root: Path, name: str) -> Workspace:
     return Workspace(directory=directory)
 
 
+def named(request: Request) -> tuple[str, Workspace]:
+    """Name and workspace of a deployment that may no longer be a file."""
+    name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
+    root = find_root(Path.cwd())
+    workspace = open_workspace(request.out, root, name)
+    if not workspace.directory.is_dir():
+        load_deployment(request.deployment, root=root)  # a name that was mistyped is refused with the known ones
+    return name, workspace
+
+
 def run_and_tell(stage: Stage, context: Context) -> Outcome:
     run = context.workspace.run
     if read_state(run) is not None and not is_current(stage, context):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -50,26 +48,15 @@ class GatewayConfig(Group):
         return self.settings.drain_delay_s + self.settings.drain_timeout_s + 5
 
 
-@dataclass(frozen=True, slots=True)
-class ReadConfig:
-    """A configuration and the digest of the file that it was read from."""
-
-    config: GatewayConfig
-    digest: str
+def write_config(path: Path, config: GatewayConfig) -> None:
+    """Write it whole or not at all, for this user's eyes only."""
+    _write(path, config.model_dump_json(indent=2).encode())
 
 
-def write_config(path: Path, config: GatewayConfig) -> str:
-    """Write it whole or not at all, for this user's eyes only; returns its digest."""
-    content = config.model_dump_json(indent=2).encode()
-    _write(path, content)
-    return _digest(content)
-
-
-def read_config(path: Path) -> ReadConfig:
+def read_config(path: Path) -> GatewayConfig:
     """The configuration at `path`; SlipstreamError names its first fault."""
     try:
-        content = path.read_bytes()
-        return ReadConfig(GatewayConfig.model_validate_json(content), _digest(content))
+        return GatewayConfig.model_validate_json(path.read_bytes())
     except OSError as error:
         raise SlipstreamError(
             f"{path}: cannot be read ({error.strerror})", mend="serve writes it: slipstream up DEPLOYMENT"
@@ -83,20 +70,14 @@ def read_config(path: Path) -> ReadConfig:
         ) from error
 
 
-def digest_of(path: Path) -> str:
-    """Of the file as it is now, empty if there is none."""
-    return _digest(path.read_bytes()) if path.exists() else ""
-
-
 class Outcome(BaseModel):
     """What a running gateway made of the configurations that it was given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pid: int
-    accepted: str  # digest of the configuration that it serves
-    refused: str | None = None  # digest of a later one that it does not
-    message: str = ""  # why
+    loads: int = 1  # configurations that it was given
+    message: str = ""  # why it goes on with the one before the last
     mend: str = ""
 
 
@@ -125,7 +106,3 @@ def _write(path: Path, content: bytes) -> None:
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

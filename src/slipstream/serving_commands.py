@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from slipstream import artifacts
 from slipstream.commands import (
     Request,
+    named,
     open_context,
-    open_workspace,
     print_json,
     refuse_without_tools,
     run_and_tell,
@@ -24,12 +23,11 @@ from slipstream.errors import SlipstreamError, StaleArtifactError
 from slipstream.gateway_config import GatewayConfig
 from slipstream.pipeline import Context, require, stages_for
 from slipstream.progress import finished, reporting
-from slipstream.project import Workspace, find_root
+from slipstream.project import Workspace
 from slipstream.serve.ports import LOOPBACK, Address, endpoints
 from slipstream.serve.state import ServingState, already_served, read_state, serving
 from slipstream.serve.supervise import ServedDeployment, served, stop_served, supervise
 from slipstream.spec import BackendSpec, PortsSpec
-from slipstream.spec_file import load_deployment
 from slipstream.upstreams import gateway_config, why_no_gateway
 
 _REPLY_TOKENS = 128
@@ -67,7 +65,7 @@ def up(request: Request, address: Address, *, detach: bool, question: str | None
 
 def down(request: Request) -> None:
     """Stop a served deployment; that there is none is no failure."""
-    name, workspace = _named(request)
+    name, workspace = named(request)
     stopped = stop_served(workspace.run)
     if request.as_json:
         print_json({"deployment": name, "stopped": stopped})
@@ -77,7 +75,7 @@ def down(request: Request) -> None:
 
 def chat(request: Request, message: str | None, max_tokens: int) -> None:
     """Talk to a served deployment: one question, or a conversation."""
-    name, workspace = _named(request)
+    name, workspace = named(request)
     state = read_state(workspace.run)
     if state is None or not state.is_ready:
         raise SlipstreamError(f"{name} is not served", mend=f"start it: slipstream up {name} --detach")
@@ -235,12 +233,3 @@ def _announce(state: ServingState, request: Request, how_to_stop: str) -> None:
 
 def _log(message: str) -> None:
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), message, file=sys.stderr, flush=True)
-
-
-def _named(request: Request) -> tuple[str, Workspace]:
-    name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
-    root = find_root(Path.cwd())
-    workspace = open_workspace(request.out, root, name)
-    if not workspace.directory.is_dir():
-        load_deployment(request.deployment, root=root)  # a name that was mistyped is refused with the known ones
-    return name, workspace

@@ -16,13 +16,7 @@ _LOOPBACK = "127.0.0.1"
 
 def why_no_gateway(spec: DeploymentSpec) -> str | None:
     """Why no gateway is started beside this deployment's Triton; None where one is."""
-    if not spec.gateway.enabled:
-        return "gateway.enabled is false"
-    if spec.engine.target == "llmapi":
-        return "the gateway asks for tokens by the tensors of TensorRT-LLM's backend, the LLM API has others"
-    if not spec.runtime.decoupled:
-        return "runtime.decoupled is false, no reply is streamed"
-    return None
+    return _why_mute(spec) if spec.gateway.enabled else "gateway.enabled is false"
 
 
 def gateway_config(
@@ -69,6 +63,8 @@ def _upstream(name: str, given: UpstreamSpec, spec: DeploymentSpec, root: Path, 
 
 
 def _of_deployment(name: str, spec: DeploymentSpec, model_dir: Path, backends: Sequence[BackendSpec]) -> UpstreamConfig:
+    if (why := _why_mute(spec)) is not None:
+        raise SpecError(f"{spec.name}: {why}", mend="serve another deployment through the gateway")
     return UpstreamConfig(
         name=name,
         backends=tuple(backends),
@@ -76,6 +72,14 @@ def _of_deployment(name: str, spec: DeploymentSpec, model_dir: Path, backends: S
         max_input_tokens=spec.engine.max_input_len,
         context_tokens=spec.engine.max_seq_len,
     )
+
+
+def _why_mute(spec: DeploymentSpec) -> str | None:
+    if spec.engine.target == "llmapi":
+        return "the gateway asks for tokens by the tensors of TensorRT-LLM's backend, the LLM API has others"
+    if not spec.runtime.decoupled:
+        return "runtime.decoupled is false, no reply is streamed"
+    return None
 
 
 def _local(spec: DeploymentSpec) -> BackendSpec:

@@ -24,15 +24,8 @@ from slipstream.gateway.assembly import Assembly
 from slipstream.gateway.lifecycle import Lifecycle
 from slipstream.gateway.listening import renew, tls_context, uvicorn_config
 from slipstream.gateway.reloading import ReloadingApp
-from slipstream.gateway_config import (
-    GatewayConfig,
-    Outcome,
-    ReadConfig,
-    digest_of,
-    outcome_file,
-    read_config,
-    write_outcome,
-)
+from slipstream.gateway_config import GatewayConfig, Outcome, outcome_file, read_config, write_outcome
+from slipstream.spec import GatewaySpec
 
 _log = logging.getLogger("slipstream.gateway")
 _LOOK_PERIOD_S = 0.05
@@ -46,64 +39,64 @@ class GatewayServer:
         self._path = path
         self._lifecycle = Lifecycle()
         self._app = ReloadingApp(Assembly(self._lifecycle).services, create_app, self._lifecycle)
+        self._config: GatewayConfig  # that serves
+        self._loads = 1
         self._reload_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """Raises SlipstreamError when the first configuration cannot be served or its port is taken."""
-        loaded = read_config(self._path)
+        config = read_config(self._path)
         try:
-            await self._app.load(loaded.config)
-            with _listen(loaded.config) as listener:
-                server = _Server(_uvicorn_config(self._app, loaded.config))
-                self._obey_signals(server, loaded)
-                write_outcome(self._path, Outcome(pid=os.getpid(), accepted=loaded.digest))
-                _log.info("serving %s", loaded.config.url)
+            await self._app.load(config)
+            self._config = config
+            with _listen(config) as listener:
+                server = _Server(_uvicorn_config(self._app, config))
+                self._obey_signals(server)
+                write_outcome(self._path, Outcome(pid=os.getpid()))
+                _log.info("serving %s", config.url)
                 await server.serve(sockets=[listener])
         finally:
             outcome_file(self._path).unlink(missing_ok=True)
             await self._app.close()
 
-    def _obey_signals(self, server: _Server, loaded: ReadConfig) -> None:
+    def _obey_signals(self, server: _Server) -> None:
         loop = asyncio.get_running_loop()
-        current = [loaded]
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload(server, current)))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._reload(server)))
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: self._end(server, current[0].config))
+            loop.add_signal_handler(number, lambda: self._end(server))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reload(self, server: _Server, current: list[ReadConfig]) -> None:
-        """Replace the configuration in `current`, or say why not and go on with it."""
+    async def _reload(self, server: _Server) -> None:
+        """Serve new requests with what the file now says, or say why not and go on."""
         async with self._reload_lock:
-            before = current[0]
-            outcome = Outcome(pid=os.getpid(), accepted=before.digest)
+            self._loads += 1
             try:
-                loaded = read_config(self._path)
-                _check_listening(before.config, loaded.config)
-                await self._app.load(loaded.config)
-                renew(server.config, loaded.config.settings, root=loaded.config.root)
+                config = read_config(self._path)
+                _check_listening(self._config, config)
+                await self._app.load(config)
+                renew(server.config, config.settings, root=config.root)
             except SlipstreamError as error:
                 _log.error("the new configuration is refused, the old one stays: %s", error)
-                why = {"refused": digest_of(self._path), "message": error.message, "mend": error.mend}
-                write_outcome(self._path, outcome.model_copy(update=why))
+                outcome = Outcome(pid=os.getpid(), loads=self._loads, message=error.message, mend=error.mend)
             else:
-                current[0] = loaded
-                write_outcome(self._path, outcome.model_copy(update={"accepted": loaded.digest}))
+                self._config = config
                 _log.info("the new configuration serves new requests")
+                outcome = Outcome(pid=os.getpid(), loads=self._loads)
+            write_outcome(self._path, outcome)
 
-    def _end(self, server: _Server, config: GatewayConfig) -> None:
+    def _end(self, server: _Server) -> None:
         if self._lifecycle.phase != "serving":  # told twice
             server.should_exit = server.force_exit = True
             return
         self._lifecycle.phase = "leaving"
-        self._start(self._drain(server, config))
+        self._start(self._drain(server, self._config.settings))
 
-    async def _drain(self, server: _Server, config: GatewayConfig) -> None:
-        settings = config.settings
+    async def _drain(self, server: _Server, settings: GatewaySpec) -> None:
         _log.info("told to end: %d requests are running", self._app.running)
         await asyncio.sleep(settings.drain_delay_s)
         self._lifecycle.phase = "closing"

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway_config import CONFIG_FILE, GatewayConfig, outcome_file, write_config
+from slipstream.gateway_config import CONFIG_FILE, GatewayConfig, outcome_file, read_config, write_config
 from slipstream.progress import Reporter
 from slipstream.serve.environment import without_secrets
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 120.0
 _LOOK_PERIOD_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0
 _MOST_SILENCES = 3
@@ -63,7 +63,7 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(self.config.stop_within_s)
+                self.process.wait(self._stop_within_s())
         self.kill()
         self.log.with_name(CONFIG_FILE).unlink(missing_ok=True)
 
@@ -74,6 +74,13 @@ class GatewayProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         outcome_file(self.log.with_name(CONFIG_FILE)).unlink(missing_ok=True)
+
+    def _stop_within_s(self) -> float:
+        """As the configuration says that it serves now: a reload may have replaced the first one."""
+        try:
+            return read_config(self.log.with_name(CONFIG_FILE)).stop_within_s
+        except SlipstreamError:
+            return self.config.stop_within_s
 
     def _failure(self, what: str) -> SlipstreamError:
         said = self.log.read_text(errors="replace").strip().splitlines()
