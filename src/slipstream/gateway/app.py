@@ -18,6 +18,7 @@ from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -40,17 +41,15 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _add_generation(app: FastAPI, services: Services) -> None:
-    models = services.models
-
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = models[request.model]
+        model = answering_model(request.model, services, exchange_of(connection))
         answer = ChatAnswer(model, wants_log_probs=request.logprobs)
         return await answer_request(exchange_of(connection), request, [request.wanted(model)], answer, services)
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = models[request.model]
+        model = answering_model(request.model, services, exchange_of(connection))
         answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
         return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
 
