@@ -7,10 +7,12 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 
 from slipstream.gateway.app import create_app
+from slipstream.gateway.listening import uvicorn_config
 from slipstream.gateway.routing import Backends
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -49,7 +51,8 @@ def gateway(make_services: Callable[[], Services]) -> Iterator[str]:
         servers: list[uvicorn.Server] = []
 
         async def run() -> None:
-            config = uvicorn.Config(create_app(make_services()), log_config=None, access_log=False, loop="none")
+            services = make_services()
+            config = uvicorn_config(create_app(services), services.spec, host="127.0.0.1", port=0, root=Path())
             servers.append(uvicorn.Server(config))
             await servers[0].serve(sockets=[listener])
 

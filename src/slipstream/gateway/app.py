@@ -9,15 +9,16 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
+from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.routing.fallback import answering_model
+from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
 from slipstream.gateway.serving import answer_request
@@ -27,13 +28,12 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
+    guard(app, services.security, spec)
     _add_errors(app)
-
     _add_generation(app, services)
     _add_models(app, services.models)
     _add_tokens(app, services.models)
-    _add_health(app)
+    _add_operations(app, services)
     if spec.playground:
         add_playground(app)
     return app
@@ -73,12 +73,6 @@ def _add_tokens(app: FastAPI, models: Models) -> None:
         return request.answer(models[request.model])
 
 
-def _add_health(app: FastAPI) -> None:
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-
 def _as_json(model: ServedModel) -> dict[str, object]:
     return {
         "id": model.name,
@@ -87,6 +81,15 @@ def _as_json(model: ServedModel) -> dict[str, object]:
         "owned_by": "slipstream",
         "max_model_len": model.context_tokens,
     }
+
+
+def _add_operations(app: FastAPI, services: Services) -> None:
+    """What those who run the gateway ask it."""
+    add_metrics_page(app, services)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
 
 
 def _add_errors(app: FastAPI) -> None:
