@@ -57,7 +57,7 @@ def test_requests_of_one_session_go_to_one_backend(stream: bool) -> None:
             with ask(base, session="s", stream=stream) as answer:
                 names.append(answer.headers["x-slipstream-backend"])
                 answer.read()
-        assert len(set(names)) == 1
+        assert set(names) in ({"0"}, {"1"})
 
 
 def test_no_backend_is_an_honest_503() -> None:

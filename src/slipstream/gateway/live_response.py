@@ -33,7 +33,7 @@ class LiveResponse(Response):
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._parts = parts
-        self._late_headers = late_headers or {}
+        self._late_headers = {} if late_headers is None else late_headers  # one that is empty fills up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         sending = asyncio.ensure_future(self._send(send))
