@@ -19,6 +19,7 @@ from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRe
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.routing.fallback import answering_model
+from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -88,6 +89,7 @@ def _add_operations(app: FastAPI, services: Services) -> None:
     """What those who run the gateway ask it."""
     add_metrics_page(app, services)
     add_health(app, services)
+    count_routing(services.models.all(), services.metrics)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -40,4 +40,5 @@ async def answer_request(
         if request.stream
         else whole_answer(generations, answer)
     )
-    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)
+    headers = EVENT_HEADERS if request.stream else JSON_HEADERS
+    return LiveResponse(parts, headers, late_headers=exchange.headers)
