@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from slipstream.gateway.caller import ANONYMOUS, Caller
+from slipstream.gateway.deadline import deadline_at
 
 _KEY = "exchange"
 
@@ -21,9 +22,14 @@ class Exchange:
     received_at: float = field(default_factory=time.monotonic)
     caller: Caller = ANONYMOUS
     headers: dict[str, str] = field(default_factory=dict)  # that the answer carries
+    deadline_at: float | None = None  # of `time.monotonic`; the request is worth nothing if it has not begun by then
 
 
 def exchange_of(connection: HTTPConnection) -> Exchange:
     """The exchange of a request; the first call makes it."""
-    exchange: Exchange = connection.scope.setdefault("state", {}).setdefault(_KEY, Exchange())
+    state = connection.scope.setdefault("state", {})
+    exchange: Exchange | None = state.get(_KEY)
+    if exchange is None:
+        exchange = state[_KEY] = Exchange()
+        exchange.deadline_at = deadline_at(connection.headers, exchange.received_at)
     return exchange

@@ -9,6 +9,7 @@ from typing import Any
 
 from slipstream.client import AsyncTritonClient
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.queueing.capacity import UNKNOWN, Capacity
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
 
@@ -23,6 +24,7 @@ class ServedModel:
     max_input_tokens: int
     context_tokens: int  # prompt and output together
     triton: AsyncTritonClient
+    capacity: Capacity = UNKNOWN
     created: int = field(default_factory=lambda: int(time.time()))
 
     def chat_prompt(

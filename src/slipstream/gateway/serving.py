@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastapi.responses import Response
 
+from slipstream.gateway.admitted import admitted
 from slipstream.gateway.answering import event_stream, whole_answer
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
@@ -33,9 +34,14 @@ async def answer_request(
         for one in wanted
         for number in range(each)
     ]
-    if not request.stream:
-        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS | exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage
+    parts = (
+        event_stream(generations, answer, include_usage=include_usage)
+        if request.stream
+        else whole_answer(generations, answer)
+    )
     return LiveResponse(
-        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS | exchange.headers
+        admitted(parts, generations, exchange, answer.model, services),
+        EVENT_HEADERS if request.stream else JSON_HEADERS,
+        exchange.headers,
     )

@@ -17,6 +17,8 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -35,6 +37,8 @@ __all__ = [
     "Dtype",
     "EngineSpec",
     "Execution",
+    "GatewayAdmissionSpec",
+    "GatewayLimitsSpec",
     "GatewaySpec",
     "Group",
     "HardwareSpec",

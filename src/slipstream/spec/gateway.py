@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.groups import Group
 
 
@@ -12,3 +14,5 @@ class GatewaySpec(Group):
 
     max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
+    limits: GatewayLimitsSpec = GatewayLimitsSpec()
+    admission: GatewayAdmissionSpec = GatewayAdmissionSpec()
