@@ -8,13 +8,14 @@ from slipstream.errors import SlipstreamError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
 DEFAULT_DEADLINE_S = 600.0  # a stream whose model process was killed would otherwise never end
 DEFAULT_CONNECT_TIMEOUT_S = 1.0
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 2**31 - 1),  # Triton's own limit; gRPC's 4 MiB is less than one row of logits
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.initial_reconnect_backoff_ms", 50),  # as patient as our own retries, not gRPC's 1 s to 120 s
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # gRPC also gives a handshake this long, which a busy server needs
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # else clients of one process share a connection and its backoff
 ]
@@ -32,6 +33,17 @@ def stream_method(channel: Any) -> Any:
         STREAM_INFER,
         request_serializer=service_pb2.ModelInferRequest.SerializeToString,
         response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    )
+
+
+def live_method(channel: Any) -> Any:
+    """`ServerLive`: the lightest question that Triton answers, however busy its models are."""
+    from tritonclient.grpc import service_pb2
+
+    return channel.unary_unary(
+        SERVER_LIVE,
+        request_serializer=service_pb2.ServerLiveRequest.SerializeToString,
+        response_deserializer=service_pb2.ServerLiveResponse.FromString,
     )
 
 

@@ -30,18 +30,16 @@ async def answer_request(
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s)
+        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, exchange=exchange)
         for one in wanted
         for number in range(each)
     ]
+    exchange.model, exchange.generations = answer.model.name, generations
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     parts = (
         event_stream(generations, answer, include_usage=include_usage)
         if request.stream
         else whole_answer(generations, answer)
     )
-    return LiveResponse(
-        admitted(parts, generations, exchange, answer.model, services),
-        EVENT_HEADERS if request.stream else JSON_HEADERS,
-        exchange.headers,
-    )
+    parts = admitted(parts, generations, exchange, answer.model, services)
+    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)

@@ -18,7 +18,11 @@ from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
+from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_routing import RoutingSpec
+from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -32,6 +36,8 @@ from slipstream.spec.groups import (
 from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, TensorrtLlmSpec
 
 __all__ = [
+    "AuditSpec",
+    "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
@@ -39,18 +45,24 @@ __all__ = [
     "Execution",
     "GatewayAdmissionSpec",
     "GatewayLimitsSpec",
+    "GatewayObservabilitySpec",
     "GatewaySpec",
     "Group",
     "HardwareSpec",
+    "JwtSpec",
     "KvCacheFormat",
     "LlmApiSpec",
     "LoraSpec",
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "RoutingSpec",
     "RuntimeSpec",
+    "SecuritySpec",
     "SpeculationSpec",
     "Target",
     "TensorrtLlmSpec",
+    "TlsSpec",
     "TrtllmBuildSpec",
+    "is_loopback",
 ]
