@@ -38,9 +38,6 @@ class Events(AdmissionWatch):
     def refused(self, model: str, caller: Caller, reason: str) -> None:
         self.seen.append(f"{model} {caller.id} {reason}")
 
-    def admitted(self, model: str, caller: Caller, waited_s: float) -> None:
-        self.seen.append(f"{model} {caller.id} admitted")
-
     def store_failed(self, error: str) -> None:
         self.seen.append(error)
 

@@ -33,9 +33,6 @@ class AdmissionWatch:
     def refused(self, model: str, caller: Caller, reason: str) -> None:
         """A request was refused: by the limit of this name, or with an error of this code."""
 
-    def admitted(self, model: str, caller: Caller, waited_s: float) -> None:
-        """A request's turn came after so much time in the queue."""
-
     def store_failed(self, error: str) -> None:
         """The shared store of limits failed; `error` is the name of its exception."""
 
@@ -65,7 +62,8 @@ class Ticket:
         except ApiError as error:
             self._watch.refused(self._model, exchange.caller, error.code or "")
             raise
-        self._watch.admitted(self._model, exchange.caller, time.monotonic() - began)
+        finally:
+            exchange.record.queued_s = time.monotonic() - began
 
     def settle(self, tokens_used: int) -> None:
         """Say what the request took, prompt and output; the rest is given back when it ends.
@@ -113,16 +111,16 @@ class Admission:
 
         `ApiError` if there is no room. What the ticket did not use is given back at the end, however that comes.
         """
-        limits = limits_of(exchange.caller, self._spec)
+        limits, store = limits_of(exchange.caller, self._spec), self._store
         reserved = None
         if limits != CallerLimits():
-            reserved = await self._reserve(exchange, model, limits, cost)
+            reserved = await self._reserve(store, exchange, model, limits, cost)
             exchange.headers |= rate_headers(limits, reserved.standing)
         ticket = Ticket(exchange, model, cost, self.queue_of(model), self.watch)
         try:
             yield ticket
         finally:
-            await ticket.end(self._store, reserved)
+            await ticket.end(store, reserved)
 
     def queue_of(self, model: ServedModel) -> FairQueue:
         """The queue in front of the model; the first call makes it, and a model that replaces it brings its room."""
@@ -134,23 +132,21 @@ class Admission:
         self._models[model.name] = model
         return found
 
-    def reconfigure(self, spec: GatewaySpec) -> None:
-        """Go on with other limits and another room; what is counted, runs or waits stays."""
-        self._spec = spec
+    def reconfigure(self, spec: GatewaySpec, store: LimitStore | None = None) -> None:
+        """Go on with other settings; what runs or waits stays, and is settled with the store that counted it."""
+        self._spec, self._store = spec, store or self._store
         for name, queue in self._queues.items():
             queue.use(self._models[name].capacity.with_settings(spec.admission), spec.admission)
 
-    async def close(self) -> None:
-        """Finish what is under way with the store."""
-        await self._store.close()
-
-    async def _reserve(self, exchange: Exchange, model: ServedModel, limits: CallerLimits, cost: Cost) -> Reserved:
+    async def _reserve(
+        self, store: LimitStore, exchange: Exchange, model: ServedModel, limits: CallerLimits, cost: Cost
+    ) -> Reserved:
         caller = exchange.caller
         if (error := too_large(limits, tokens=cost.tokens)) is not None:
             self.watch.refused(model.name, caller, "too_large")
             raise error
         try:
-            found = await self._store.reserve(Demand(caller_id=caller.id, limits=limits, tokens=cost.tokens))
+            found = await store.reserve(Demand(caller_id=caller.id, limits=limits, tokens=cost.tokens))
         except StoreFailedError:
             self.watch.refused(model.name, caller, "limits_unavailable")
             raise _store_is_away() from None

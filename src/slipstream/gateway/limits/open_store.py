@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.admission import AdmissionWatch
 from slipstream.gateway.limits.guarded_store import GuardedStore
 from slipstream.gateway.limits.memory import MemoryStore
 from slipstream.gateway.limits.redis_store import RedisStore, connect
@@ -14,16 +13,28 @@ from slipstream.gateway.limits.values import LimitStore
 from slipstream.spec import GatewayLimitsSpec
 
 
-def open_store(spec: GatewayLimitsSpec, environ: Mapping[str, str], watch: AdmissionWatch) -> LimitStore:
-    """A store to close when all is done; a Redis that is away now is asked again when there is something to count."""
+def open_store(
+    spec: GatewayLimitsSpec, environ: Mapping[str, str], on_failure: Callable[[str], None] = lambda _: None
+) -> LimitStore:
+    """A store to close when all is done; a Redis that is away now is asked again when there is something to count.
+
+    `on_failure` hears the name of each failure of Redis.
+    """
     if spec.store == "memory":
         return MemoryStore()
     client = connect(_redis_url(spec, environ), timeout_s=spec.store_timeout_s)
     return GuardedStore(
         RedisStore(client, prefix=spec.redis_prefix),
         on_failure=spec.on_store_failure,
-        on_event=lambda error: watch.store_failed(str(error)),
+        on_event=lambda error: on_failure(str(error)),
     )
+
+
+def where_counted(spec: GatewayLimitsSpec, environ: Mapping[str, str]) -> tuple[object, ...]:
+    """Two settings for which this is equal can share a store."""
+    if spec.store == "memory":
+        return ("memory",)
+    return (_redis_url(spec, environ), spec.redis_prefix, spec.store_timeout_s, spec.on_store_failure)
 
 
 def _redis_url(spec: GatewayLimitsSpec, environ: Mapping[str, str]) -> str:

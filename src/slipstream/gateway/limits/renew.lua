@@ -6,5 +6,5 @@ local ends = tonumber(time[1]) + tonumber(time[2]) / 1000000 + tonumber(ARGV[1])
 for i = 2, #ARGV do
   redis.call('ZADD', KEYS[1], 'XX', ends, ARGV[i])
 end
-redis.call('EXPIRE', KEYS[1], tonumber(ARGV[1]) * 2)
+redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[1] * 2))
 return 0

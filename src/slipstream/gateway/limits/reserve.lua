@@ -93,7 +93,7 @@ if refused == 0 then
   end
   if limits[4] then
     redis.call('ZADD', KEYS[4], now + lease_s, lease)
-    redis.call('EXPIRE', KEYS[4], lease_s * 2)
+    redis.call('EXPIRE', KEYS[4], math.ceil(lease_s * 2))
     concurrent = concurrent + 1
   end
 end
