@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
@@ -86,10 +87,7 @@ def _as_json(model: ServedModel) -> dict[str, object]:
 def _add_operations(app: FastAPI, services: Services) -> None:
     """What those who run the gateway ask it."""
     add_metrics_page(app, services)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    add_health(app, services)
 
 
 def _add_errors(app: FastAPI) -> None:

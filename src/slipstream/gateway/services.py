@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from slipstream.gateway.admission import Admission
 from slipstream.gateway.caller import current_caller
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
@@ -53,3 +54,5 @@ class Services:
     admission: Admission = field(default_factory=Admission)
     metrics: Metrics = field(default_factory=Metrics)
     security: Security = field(default_factory=Security)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    readiness: Readiness = field(default_factory=Readiness)

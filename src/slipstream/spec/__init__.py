@@ -23,6 +23,7 @@ from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
+from slipstream.spec.gateway_upstreams import BackendSpec, UpstreamSpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -37,6 +38,7 @@ from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, Tensorrt
 
 __all__ = [
     "AuditSpec",
+    "BackendSpec",
     "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
@@ -64,5 +66,6 @@ __all__ = [
     "TensorrtLlmSpec",
     "TlsSpec",
     "TrtllmBuildSpec",
+    "UpstreamSpec",
     "is_loopback",
 ]
