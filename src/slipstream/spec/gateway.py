@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
+from slipstream.spec.gateway_admission import GatewayAdmissionSpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import SecuritySpec, is_loopback
@@ -35,6 +37,8 @@ class GatewaySpec(Group):
     )
     max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
+    limits: GatewayLimitsSpec = GatewayLimitsSpec()
+    admission: GatewayAdmissionSpec = GatewayAdmissionSpec()
     routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
     fallbacks: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
