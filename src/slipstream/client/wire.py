@@ -14,7 +14,7 @@ CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 2**31 - 1),  # Triton's own limit; gRPC's 4 MiB is less than one row of logits
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.initial_reconnect_backoff_ms", 50),  # as patient as our own retries, not gRPC's 1 s to 120 s
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # gRPC also gives a handshake this long, which a busy server needs
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # else clients of one process share a connection and its backoff
 ]

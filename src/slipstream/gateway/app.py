@@ -13,20 +13,33 @@ from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
+from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from slipstream.gateway.playground import add_playground
 from slipstream.gateway.served_model import ServedModel
-from slipstream.gateway.services import Services
+from slipstream.gateway.services import Models, Services
 from slipstream.gateway.serving import answer_request
 
 
 def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
-    models, spec = services.models, services.spec
+    spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
     _add_errors(app)
+    _add_generation(app, services)
+    _add_models(app, services.models)
+    _add_tokens(app, services.models)
+    _add_operations(app, services)
+    if spec.playground:
+        add_playground(app)
+    return app
+
+
+def _add_generation(app: FastAPI, services: Services) -> None:
+    models = services.models
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
@@ -40,6 +53,8 @@ def create_app(services: Services) -> FastAPI:
         answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
         return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
 
+
+def _add_models(app: FastAPI, models: Models) -> None:
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
         return {"object": "list", "data": [_as_json(model) for model in models.all()]}
@@ -48,6 +63,8 @@ def create_app(services: Services) -> FastAPI:
     async def get_model(name: str) -> dict[str, object]:
         return _as_json(models[name])
 
+
+def _add_tokens(app: FastAPI, models: Models) -> None:
     @app.post("/tokenize")
     async def tokenize(request: TokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
@@ -55,12 +72,6 @@ def create_app(services: Services) -> FastAPI:
     @app.post("/detokenize")
     async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-    return app
 
 
 def _as_json(model: ServedModel) -> dict[str, object]:
@@ -71,6 +82,15 @@ def _as_json(model: ServedModel) -> dict[str, object]:
         "owned_by": "slipstream",
         "max_model_len": model.context_tokens,
     }
+
+
+def _add_operations(app: FastAPI, services: Services) -> None:
+    """What those who run the gateway ask it."""
+    add_metrics_page(app, services)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from slipstream.gateway.caller import ANONYMOUS, Caller
+from slipstream.gateway.observability.record import Record
 
 _KEY = "exchange"
 
@@ -21,6 +22,7 @@ class Exchange:
     received_at: float = field(default_factory=time.monotonic)
     caller: Caller = ANONYMOUS
     headers: dict[str, str] = field(default_factory=dict)  # that the answer carries
+    record: Record = field(default_factory=Record)
 
 
 def exchange_of(connection: HTTPConnection) -> Exchange:

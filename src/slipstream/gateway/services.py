@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
 
@@ -35,3 +36,4 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    metrics: Metrics = field(default_factory=Metrics)

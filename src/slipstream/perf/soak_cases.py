@@ -81,13 +81,19 @@ def events(address: str, model: str, inputs: Mapping[str, object]) -> Iterator[s
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise SlipstreamError(response.read().decode(), mend="")
-        for line in response:
+        for line in _lines(response):
             if line.startswith(b"data: "):
                 yield _text_of(json.loads(line.removeprefix(b"data: ")))
-        if not response.isclosed():  # http.client takes a connection that broke for an end
-            raise OSError("the events broke off")
     finally:
         connection.close()
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of a chunked body; `HTTPException` when it breaks off, which the response's own iterator hides."""
+    rest = b""
+    while data := response.read1(65536):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
 
 
 def _text_of(reply: Mapping[str, object]) -> str:

@@ -17,6 +17,7 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -35,6 +36,7 @@ __all__ = [
     "Dtype",
     "EngineSpec",
     "Execution",
+    "GatewayObservabilitySpec",
     "GatewaySpec",
     "Group",
     "HardwareSpec",
