@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import orjson
@@ -23,14 +23,17 @@ EVENT_HEADERS = {
 class LiveResponse(Response):
     """Sends what `parts` gives, each part at once.
 
-    The status waits for the first part, so that a refusal before it is an ordinary error. `parts` is closed whatever
-    happens, which ends its work on the server.
+    The status waits for the first part, so that a refusal before it is an ordinary error; `late_headers` are read then.
+    `parts` is closed whatever happens, which ends its work on the server.
     """
 
-    def __init__(self, parts: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self, parts: AsyncGenerator[bytes], headers: dict[str, str], *, late_headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._parts = parts
+        self._late_headers = late_headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         sending = asyncio.ensure_future(self._send(send))
@@ -50,6 +53,7 @@ class LiveResponse(Response):
             try:
                 async for part in parts:
                     if not begun:
+                        self.headers.update(self._late_headers)
                         await self._begin(send, 200, self.raw_headers)
                         begun = True
                     await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -29,13 +29,14 @@ async def answer_request(
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s)
+        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, exchange=exchange)
         for one in wanted
         for number in range(each)
     ]
+    exchange.model, exchange.generations = answer.model.name, generations
     if not request.stream:
-        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS | exchange.headers)
+        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS, late_headers=exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     return LiveResponse(
-        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS | exchange.headers
+        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS, late_headers=exchange.headers
     )

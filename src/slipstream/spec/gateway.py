@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from slipstream.spec.gateway_complexity import ComplexitySpec
+from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_routing import RoutingSpec
+from slipstream.spec.gateway_security import SecuritySpec, is_loopback
 from slipstream.spec.groups import Group
 
 
@@ -13,5 +17,21 @@ class GatewaySpec(Group):
 
     max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
+    routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
+    fallbacks: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        strict=False,
+        description="model: the models that answer for it, in this order, while none of its backends is up",
+    )
     playground: bool = Field(default=True, description="the page at `/`")
     observability: GatewayObservabilitySpec = GatewayObservabilitySpec()
+    complexity: ComplexitySpec | None = Field(None, description="one name for three models; off without it")
+    host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
+    security: SecuritySpec = Field(default_factory=SecuritySpec)
+    connections: ConnectionSpec = Field(default_factory=ConnectionSpec)
+
+    @model_validator(mode="after")
+    def _is_open_with_keys_only(self) -> GatewaySpec:
+        if not is_loopback(self.host) and not self.security.asks_for_keys:
+            raise ValueError(f"host is {self.host}, without keys it must be a loopback address; set security.keys_file")
+        return self
