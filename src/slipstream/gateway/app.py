@@ -9,16 +9,17 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
+from slipstream.gateway.model_choice import choose_model
 from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
-from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
@@ -33,9 +34,10 @@ def create_app(services: Services) -> FastAPI:
     guard(app, services.security, spec)
     _add_errors(app)
     _add_generation(app, services)
-    _add_models(app, services.models)
+    _add_models(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
+    add_complexity(app, services)
     if spec.playground:
         add_playground(app)
     return app
@@ -44,25 +46,27 @@ def create_app(services: Services) -> FastAPI:
 def _add_generation(app: FastAPI, services: Services) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
+        model = choose_model(connection, request, services)
         answer = ChatAnswer(model, wants_log_probs=request.logprobs)
         return await answer_request(exchange_of(connection), request, [request.wanted(model)], answer, services)
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
+        model = choose_model(connection, request, services)
         answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
         return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
 
 
-def _add_models(app: FastAPI, models: Models) -> None:
+def _add_models(app: FastAPI, services: Services) -> None:
+    models = services.models
+
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
-        return {"object": "list", "data": [_as_json(model) for model in models.all()]}
+        return {"object": "list", "data": [_as_json(model) for model in models.all()] + auto_models(services)}
 
     @app.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, object]:
-        return _as_json(models[name])
+        return next((auto for auto in auto_models(services) if auto["id"] == name), None) or _as_json(models[name])
 
 
 def _add_tokens(app: FastAPI, models: Models) -> None:

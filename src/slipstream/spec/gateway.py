@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field, model_validator
 
 from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
@@ -47,6 +48,7 @@ class GatewaySpec(Group):
     )
     playground: bool = Field(default=True, description="the page at `/`")
     observability: GatewayObservabilitySpec = GatewayObservabilitySpec()
+    complexity: ComplexitySpec | None = Field(None, description="one name for three models; off without it")
     host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
     security: SecuritySpec = Field(default_factory=SecuritySpec)
     connections: ConnectionSpec = Field(default_factory=ConnectionSpec)
