@@ -11,15 +11,12 @@ from starlette.exceptions import HTTPException
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
-from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
-from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
+from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Services
-from slipstream.gateway.serving import answer_request
 
 
 def create_app(services: Services) -> FastAPI:
@@ -29,17 +26,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
     _add_errors(app)
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = models[request.model]
-        answer = ChatAnswer(model, wants_log_probs=request.logprobs)
-        return await answer_request(exchange_of(connection), request, [request.wanted(model)], answer, services)
-
-    @app.post("/v1/completions")
-    async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = models[request.model]
-        answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
-        return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
+    add_completions(app, services)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
