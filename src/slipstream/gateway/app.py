@@ -9,6 +9,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.anthropic.errors import AnthropicErrors
+from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.live_response import JSON_HEADERS
@@ -24,9 +26,11 @@ def create_app(services: Services) -> FastAPI:
     models, spec = services.models, services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
+    app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
 
     add_completions(app, services)
+    add_messages(app, services)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:

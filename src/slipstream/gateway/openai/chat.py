@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from slipstream.client import Guide
 from slipstream.gateway.errors import ApiError, unsupported
@@ -13,7 +13,17 @@ from slipstream.gateway.openai.messages import ChatMessage, check_messages
 from slipstream.gateway.openai.requests import GenerationFields
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.tools.definitions import NamedTool, Tool, ToolChoice, call_guide
-from slipstream.gateway.tools.forms import ToolForm, ToolReading, conversation
+from slipstream.gateway.tools.forms import Conversation, ToolForm, ToolReading, conversation
+
+
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """The chat that a request of another API comes down to."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ApiError(400, f"{where}: {first['msg']}", param=where) from error
 
 
 class ChatRequest(GenerationFields):
@@ -35,7 +45,8 @@ class ChatRequest(GenerationFields):
         self._refuse_unserved()
         check_messages(self.messages)
         self._check_tools(form)
-        ids = self.prompt_ids(model, form)
+        talk = self.conversation(model, form)
+        ids = model.chat_prompt(talk.messages, talk.tools)
         room = model.room_for_output(ids)
         limit = self.max_completion_tokens or self.max_tokens or room
         return Wanted(
@@ -48,11 +59,10 @@ class ChatRequest(GenerationFields):
             ignores_end=self.ignore_eos,
         )
 
-    def prompt_ids(self, model: ServedModel, form: ToolForm | None) -> list[int]:
-        """The conversation and the tools as the model reads them."""
+    def conversation(self, model: ServedModel, form: ToolForm | None) -> Conversation:
+        """The messages and the tools as the model's chat template reads them."""
         messages = [message.for_template() for message in self.messages]
-        talk = conversation(messages, [tool.for_template() for tool in self._offered()], form, model.template)
-        return model.chat_prompt(talk.messages, talk.tools)
+        return conversation(messages, [tool.for_template() for tool in self._offered()], form, model.template)
 
     def reading(self, form: ToolForm | None) -> ToolReading | None:
         """How the answer is to be read; none where no tool is offered."""
