@@ -13,7 +13,15 @@ from typing import Annotated
 
 import typer
 
-from slipstream import __version__, commands, gpu_commands, plan_commands, serving_commands, verify_command
+from slipstream import (
+    __version__,
+    commands,
+    gpu_commands,
+    keys_commands,
+    plan_commands,
+    serving_commands,
+    verify_command,
+)
 from slipstream.commands import Request
 from slipstream.errors import SlipstreamError
 from slipstream.serve.ports import LOOPBACK, Address
@@ -28,6 +36,7 @@ app = typer.Typer(
 )
 
 plan_commands.register(app)
+app.add_typer(keys_commands.app, name="keys")
 
 Deployment = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="A name under deployments/, or a path.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field; repeatable.")]

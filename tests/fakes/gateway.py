@@ -7,29 +7,32 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import uvicorn
 
-from slipstream.client import AsyncTritonClient
 from slipstream.gateway.app import create_app
+from slipstream.gateway.listening import uvicorn_config
+from slipstream.gateway.routing import Backends
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
-from slipstream.spec import GatewaySpec
+from slipstream.spec import GatewaySpec, RoutingSpec
 from slipstream.text.chat_template import ChatTemplate
 from tests.unit.small_tokenizers import byte_level
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
-def a_model(triton_grpc: str, name: str = "small") -> ServedModel:
-    """A model with a byte-level tokenizer behind the Triton at `triton_grpc`; call it inside the gateway's loop."""
+def a_model(*triton_grpc: str, name: str = "small", routing: RoutingSpec | None = None) -> ServedModel:
+    """A model with a byte-level tokenizer behind the Tritons at `triton_grpc`; call it inside the gateway's loop."""
     return ServedModel(
         name=name,
         tokenizer=byte_level(),
         template=ChatTemplate(TEMPLATE, special_tokens={}),
         max_input_tokens=1000,
         context_tokens=1024,
-        triton=AsyncTritonClient(triton_grpc, connect_timeout_s=1),
+        # No probes: what a fake receives is what a test sends.
+        backends=Backends(triton_grpc, routing or RoutingSpec(probe_period_s=None)),
     )
 
 
@@ -48,7 +51,8 @@ def gateway(make_services: Callable[[], Services]) -> Iterator[str]:
         servers: list[uvicorn.Server] = []
 
         async def run() -> None:
-            config = uvicorn.Config(create_app(make_services()), log_config=None, access_log=False, loop="none")
+            services = make_services()
+            config = uvicorn_config(create_app(services), services.spec, host="127.0.0.1", port=0, root=Path())
             servers.append(uvicorn.Server(config))
             await servers[0].serve(sockets=[listener])
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ import pytest
 
 from slipstream.client import AsyncTritonClient, Chunk, Completion, Sampling, Stream, TextRequest, TritonClient
 from slipstream.errors import SlipstreamError
+from tests.fakes.delayed import delayed
 from tests.fakes.triton import FakeTriton, Script
 
 Fetch = Callable[..., tuple[list[Chunk], Completion]]
@@ -384,27 +385,3 @@ def test_a_request_made_beforehand_keeps_its_id() -> None:
         request = TextRequest(prompt="x", max_tokens=4, request_id="77")
         assert client.send(request).finish().request_id == "77"
         assert triton.received[0].id == "77"
-
-
-@contextmanager
-def delayed(port: int, *, by_s: float) -> Iterator[str]:
-    """The address of a door to `port` that passes on what the server says only `by_s` after the connection is made."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_pass_on, args=(listener, port, by_s), daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def _pass_on(listener: socket.socket, port: int, by_s: float) -> None:
-    with suppress(OSError):  # the listener is closed
-        while True:
-            caller, _ = listener.accept()
-            server = socket.create_connection(("127.0.0.1", port))
-            threading.Thread(target=_pump, args=(caller, server, 0.0), daemon=True).start()
-            threading.Thread(target=_pump, args=(server, caller, by_s), daemon=True).start()
-
-
-def _pump(source: socket.socket, target: socket.socket, by_s: float) -> None:
-    time.sleep(by_s)
-    with suppress(OSError), source, target:
-        while data := source.recv(65536):
-            target.sendall(data)

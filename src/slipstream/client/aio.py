@@ -13,7 +13,7 @@ from grpc import aio
 from slipstream.client.calls import Calls
 from slipstream.client.reply import Reply
 from slipstream.client.values import Chunk, Completion
-from slipstream.client.wire import CHANNEL_OPTIONS
+from slipstream.client.wire import CHANNEL_OPTIONS, live_method
 
 
 class AsyncStream(AsyncIterator[Chunk]):
@@ -22,6 +22,7 @@ class AsyncStream(AsyncIterator[Chunk]):
     def __init__(self, method: Any, reply: Reply) -> None:
         self._method = method
         self._reply = reply
+        self._is_lost = False
         self._call: Any = None  # what __del__ finds if the channel refuses
         self._call = method(reply.message, timeout=reply.remaining_s)
 
@@ -41,7 +42,7 @@ class AsyncStream(AsyncIterator[Chunk]):
                     self.close()
                     raise
                 # grpc.aio says the same for a call or a channel that was closed elsewhere.
-                self._reply.fail("CANCELLED", "the client was closed", cause=error)
+                self._fail("CANCELLED", "the client was closed", error)
                 continue
             except BaseException:
                 self.close()
@@ -66,6 +67,11 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._reply.cancel()
         self._call.cancel()
 
+    def give_up(self) -> None:
+        """The server is lost: whoever reads this stream gets `ConnectionLostError`."""
+        self._is_lost = True
+        self._call.cancel()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -81,12 +87,17 @@ class AsyncStream(AsyncIterator[Chunk]):
 
     async def _ask_again(self, error: Any) -> None:
         code, details = error.code().name, error.details() or ""
-        delay_s = self._reply.next_retry_s(code)
+        delay_s = None if self._is_lost else self._reply.next_retry_s(code)
         if delay_s is None:
-            self._reply.fail(code, details, cause=error)
+            self._fail(code, details, error)
         else:
             await asyncio.sleep(delay_s)
             self._call = self._method(self._reply.message, timeout=self._reply.remaining_s)
+
+    def _fail(self, code: str, details: str, cause: BaseException) -> None:
+        if self._is_lost:
+            code, details = "UNAVAILABLE", "the server gives no sign of life"
+        self._reply.fail(code, details, cause=cause)
 
 
 class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
@@ -95,6 +106,23 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
     async def close(self) -> None:
         """Close the connection; streams that are still open fail."""
         await self._channel.close()
+
+    async def is_live(self, *, timeout_s: float) -> bool:
+        """Whether the server answers at all within `timeout_s`: it may well be busy, or have no model."""
+        from tritonclient.grpc import service_pb2
+
+        try:
+            await live_method(self._channel)(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return True
+
+    async def wait_until_lost(self) -> None:
+        """Wait until a connection that was up is not any more, or this client is closed."""
+        before = state = self._channel.get_state()
+        while before is not grpc.ChannelConnectivity.READY and state is not grpc.ChannelConnectivity.SHUTDOWN:
+            await self._channel.wait_for_state_change(state)
+            before, state = state, self._channel.get_state()
 
     async def __aenter__(self) -> Self:
         return self

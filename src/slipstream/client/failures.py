@@ -25,6 +25,18 @@ class DeadlineExceededError(SlipstreamError):
     """The reply was not complete in time."""
 
 
+class ConnectionLostError(SlipstreamError):
+    """Nothing answers there, or not any more."""
+
+
+class ServerFaultError(SlipstreamError):
+    """The server cannot answer just now, whatever the request."""
+
+
+# What Triton and the models say when a request is not to blame: a process behind them died, or the server ends.
+_FAULTS = ("send the request again", "is not healthy", "is not ready", "is stopping", "stopped accepting")
+
+
 def model_failure(text: str, *, model: str, address: str) -> SlipstreamError:
     """The error message that Triton put in the place of a response."""
     reason = _REQUEST_ID_PREFIX.sub("", text).strip()
@@ -33,6 +45,8 @@ def model_failure(text: str, *, model: str, address: str) -> SlipstreamError:
             f"{address}: there is no model {model!r}",
             mend="ask for ensemble, tensorrt_llm_bls or tensorrt_llm, or another model that this server has",
         )
+    if any(fault in reason for fault in _FAULTS):
+        return ServerFaultError(f"{address}: {model} cannot answer: {reason}", mend="send the request again")
     kind = OverloadedError if reason.endswith(": try later") else RequestRefusedError
     return kind(
         f"{address}: {model} refuses the request: {reason}",
@@ -45,12 +59,12 @@ def call_failure(code: str, details: str, *, address: str, chunks: int, deadline
     """A gRPC call that ended with status `code`, after that many chunks."""
     came = f"after {chunks} chunks" if chunks else "before any token"
     if code == "UNAVAILABLE" and not chunks:
-        return SlipstreamError(
+        return ConnectionLostError(
             f"{address}: nothing answers there ({details})",
             mend="start it: slipstream up DEPLOYMENT; or give the address of Triton's gRPC port",
         )
     if code == "UNAVAILABLE":
-        return SlipstreamError(f"{address}: the connection broke {came} ({details})", mend="ask again")
+        return ConnectionLostError(f"{address}: the connection broke {came} ({details})", mend="ask again")
     if code == "DEADLINE_EXCEEDED":
         return DeadlineExceededError(
             f"{address}: the reply was not complete within {deadline_s:g} s, it stopped {came}",

@@ -8,6 +8,7 @@ from slipstream.errors import SlipstreamError
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
 DEFAULT_DEADLINE_S = 600.0  # a stream whose model process was killed would otherwise never end
 DEFAULT_CONNECT_TIMEOUT_S = 1.0
 CHANNEL_OPTIONS = [
@@ -32,6 +33,17 @@ def stream_method(channel: Any) -> Any:
         STREAM_INFER,
         request_serializer=service_pb2.ModelInferRequest.SerializeToString,
         response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    )
+
+
+def live_method(channel: Any) -> Any:
+    """`ServerLive`: the lightest question that Triton answers, however busy its models are."""
+    from tritonclient.grpc import service_pb2
+
+    return channel.unary_unary(
+        SERVER_LIVE,
+        request_serializer=service_pb2.ServerLiveRequest.SerializeToString,
+        response_deserializer=service_pb2.ServerLiveResponse.FromString,
     )
 
 

@@ -11,27 +11,35 @@ from starlette.exceptions import HTTPException
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
-from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.live_response import JSON_HEADERS
+from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
-from slipstream.gateway.services import Services
+from slipstream.gateway.services import Models, Services
 
 
 def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
-    models, spec = services.models, services.spec
+    spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, limit_bytes=spec.max_body_bytes)
+    guard(app, services.security, spec)
     app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
-
     add_completions(app, services)
     add_messages(app, services)
+    _add_models(app, services.models)
+    _add_tokens(app, services.models)
+    _add_operations(app, services)
+    if spec.playground:
+        add_playground(app)
+    return app
 
+
+def _add_models(app: FastAPI, models: Models) -> None:
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
         return {"object": "list", "data": [_as_json(model) for model in models.all()]}
@@ -40,6 +48,8 @@ def create_app(services: Services) -> FastAPI:
     async def get_model(name: str) -> dict[str, object]:
         return _as_json(models[name])
 
+
+def _add_tokens(app: FastAPI, models: Models) -> None:
     @app.post("/tokenize")
     async def tokenize(request: TokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
@@ -47,15 +57,6 @@ def create_app(services: Services) -> FastAPI:
     @app.post("/detokenize")
     async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
         return request.answer(models[request.model])
-
-    if spec.playground:
-        add_playground(app)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-    return app
 
 
 def _as_json(model: ServedModel) -> dict[str, object]:
@@ -66,6 +67,15 @@ def _as_json(model: ServedModel) -> dict[str, object]:
         "owned_by": "slipstream",
         "max_model_len": model.context_tokens,
     }
+
+
+def _add_operations(app: FastAPI, services: Services) -> None:
+    """What those who run the gateway ask it."""
+    add_metrics_page(app, services)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -1,44 +1,82 @@
-"""Bodies stay below a limit, whatever their header says."""
+"""Bodies are read whole before anything looks at them: within a size, a time and a depth."""
 
 from __future__ import annotations
 
-import orjson
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.json_depth import is_deeper
+from slipstream.gateway.refusal import refuse
 
 
 class BodyLimit:
-    """Answers 413 to a request whose body is longer than `limit_bytes`."""
+    """Answers 413 to a body that is too long, 408 to one that takes too long, 400 to JSON that is too deep."""
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_s: float, max_depth: int) -> None:
         self._app = app
         self._limit_bytes = limit_bytes
+        self._timeout_s = timeout_s
+        self._max_depth = max_depth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not _has_body(scope):
             await self._app(scope, receive, send)
             return
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not declared.isdigit() or int(declared) > self._limit_bytes:
-            await self._refuse(send)
-            return
-        received = 0
+        try:
+            self._check_length(int(_header(scope, b"content-length") or 0))
+            body = await self._read(receive)
+        except ApiError as error:
+            await refuse(scope, receive, send, error, drops_rest=error.status != 408)
+        except _HasLeftError:
+            pass
+        else:
+            await self._pass_on(body, scope, receive, send)
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._limit_bytes:
-                raise self._error()
-            return message
+    async def _pass_on(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_deeper(body, self._max_depth):
+            error = ApiError(400, f"the body: JSON deeper than {self._max_depth} levels", code="json_too_deep")
+            await refuse(scope, receive, send, error, drops_rest=False)
+        else:
+            await self._app(scope, _replay(body, receive), send)
 
-        await self._app(scope, counted, send)
+    async def _read(self, receive: Receive) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _HasLeftError
+                    body += message.get("body", b"")
+                    self._check_length(len(body))
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise ApiError(408, f"the body took longer than {self._timeout_s:g} s", code="body_timeout") from None
 
-    async def _refuse(self, send: Send) -> None:
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": orjson.dumps(self._error().body())})
+    def _check_length(self, length: int) -> None:
+        if length > self._limit_bytes:
+            raise ApiError(413, f"the body is over the limit of {self._limit_bytes} bytes", code="body_too_large")
 
-    def _error(self) -> ApiError:
-        return ApiError(413, f"the body is over the limit of {self._limit_bytes} bytes", code="body_too_large")
+
+class _HasLeftError(Exception):
+    """The client went away before its body was complete."""
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,3 +35,8 @@ class Caller:
 
 
 ANONYMOUS = Caller(id="anonymous", name="anonymous")  # where no keys are asked for
+NOBODY = Caller(id="nobody", name="nobody", models=())  # on paths that need no key
+
+# Who the running request is from. Set by the authentication alone, and read where models are looked up: an endpoint
+# that forgot to ask cannot hand out a model that its caller may not use.
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANONYMOUS)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from slipstream.client.failures import DeadlineExceededError, OverloadedError, RequestRefusedError
 from slipstream.errors import SlipstreamError
 
-_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TYPES = {429: "rate_limit_error"}  # OpenAI has `invalid_request_error` for 401 and 403 too
 
 
 class ApiError(Exception):

@@ -7,9 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from slipstream.client import AsyncStream, Chunk, Guide, Sampling, TokenRequest
+from slipstream.client import Chunk, Guide, Sampling, TokenRequest
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import from_failure
+from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.routing import RoutedStream
 from slipstream.gateway.served_model import ServedModel
 from slipstream.text.detokenizer import Detokenizer
 from slipstream.text.stop_sequences import StopMatcher
@@ -62,7 +64,9 @@ class Generation:
     `deltas` may be read once. Closing it, or cancelling its task, ends the request on the server.
     """
 
-    def __init__(self, model: ServedModel, wanted: Wanted, *, deadline_s: float) -> None:
+    def __init__(
+        self, model: ServedModel, wanted: Wanted, *, deadline_s: float, exchange: Exchange | None = None
+    ) -> None:
         self.wanted = wanted
         self.output_tokens = 0
         self._ends = () if wanted.ignores_end else model.tokenizer.eos_ids
@@ -71,12 +75,15 @@ class Generation:
         self._request = _token_request(wanted, self._ends)
         self._deadline_s = deadline_s
         self._model = model
+        self._exchange = exchange or Exchange()
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """Every piece of text as it comes, without empty ones, then the reason of the end; `ApiError` on a failure."""
         try:
             async with (
-                self._model.triton.send(self._request, deadline_s=self._deadline_s) as stream,
+                self._model.backends.open(
+                    self._request, deadline_s=self._deadline_s, affinity=self._exchange.affinity
+                ) as stream,
                 aclosing(self._read(stream)) as deltas,
             ):
                 async for delta in deltas:
@@ -84,8 +91,10 @@ class Generation:
         except SlipstreamError as error:
             raise from_failure(error) from error
 
-    async def _read(self, stream: AsyncStream) -> AsyncGenerator[Delta]:
+    async def _read(self, stream: RoutedStream) -> AsyncGenerator[Delta]:
         async for chunk in stream:
+            if not self.output_tokens:
+                self._exchange.answered_by(stream.backend)
             ids = self._without_end(chunk)
             self.output_tokens += len(chunk.token_ids)
             text, stop = self._shown(self._detokenizer.push(ids))

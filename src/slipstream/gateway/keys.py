@@ -16,11 +16,12 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.caller import Caller, CallerLimits, Priority
 
 _PREFIX = "sk"
 _FILE_MODE = 0o600
@@ -37,22 +38,37 @@ class KeyLimits(BaseModel):
     tokens_per_day: int | None = Field(None, ge=1)
 
 
-class Key(BaseModel):
-    """One key, without its secret."""
+class Grant(BaseModel):
+    """What a key, or a token in its place, allows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] | None = None  # all, if none
+    weight: float = Field(1.0, gt=0, le=100)  # share of the engine when it is full
+    priority: Priority = "normal"
+    limits: KeyLimits = KeyLimits()
+
+    def caller(self, *, id: str, name: str) -> Caller:
+        return Caller(
+            id=id,
+            name=name,
+            models=self.models,
+            weight=self.weight,
+            priority=self.priority,
+            limits=CallerLimits(**self.limits.model_dump()),
+        )
+
+
+class Key(Grant):
+    """One key, without its secret."""
 
     id: str = Field(pattern=r"^[a-z0-9]{8}$")
     name: str = Field(min_length=1, max_length=64)
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     created: int  # seconds since the epoch
-    models: tuple[str, ...] | None = None  # all, if none
-    weight: float = Field(1.0, gt=0, le=100)  # share of the engine when it is full
-    priority: Literal["high", "normal", "low"] = "normal"
-    limits: KeyLimits = KeyLimits()
 
-    def may_use(self, model: str) -> bool:
-        return self.models is None or model in self.models
+    def as_caller(self) -> Caller:
+        return self.caller(id=self.id, name=self.name)
 
 
 class _Stored(BaseModel):
@@ -78,32 +94,36 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, name: str, *, models: tuple[str, ...] | None = None, limits: KeyLimits | None = None) -> NewKey:
+    def add(self, name: str, grant: Grant) -> NewKey:
         """Make a key and store its digest; the file is made when it is missing."""
-        stored = self._read() if self.path.exists() else _Stored(secret=secrets.token_hex(32))
-        key_id = secrets.token_hex(4)
-        text = f"{_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
-        key = Key(
-            id=key_id,
-            name=name,
-            digest=_digest(stored.secret, text),
-            created=int(time.time()),
-            models=models,
-            limits=limits or KeyLimits(),
-        )
-        stored.keys.append(key)
-        self._write(stored)
+        with self._locked():
+            stored = self._read() if self.path.exists() else _Stored(secret=secrets.token_hex(32))
+            key_id = secrets.token_hex(4)
+            text = f"{_PREFIX}-{key_id}-{secrets.token_urlsafe(32)}"
+            key = Key(
+                id=key_id,
+                name=name,
+                digest=_digest(stored.secret, text),
+                created=int(time.time()),
+                models=grant.models,
+                weight=grant.weight,
+                priority=grant.priority,
+                limits=grant.limits,
+            )
+            stored.keys.append(key)
+            self._write(stored)
         return NewKey(key, text)
 
     def revoke(self, key_id: str) -> Key:
         """Remove the key; gateways that read the file refuse it within a second."""
-        stored = self._read()
-        found = next((key for key in stored.keys if key.id == key_id), None)
-        if found is None:
-            known = ", ".join(key.id for key in stored.keys) or "none"
-            raise SlipstreamError(f"{self.path}: there is no key {key_id}", mend=f"give one of {known}")
-        stored.keys.remove(found)
-        self._write(stored)
+        with self._locked():
+            stored = self._read()
+            found = next((key for key in stored.keys if key.id == key_id), None)
+            if found is None:
+                known = ", ".join(key.id for key in stored.keys) or "none"
+                raise SlipstreamError(f"{self.path}: there is no key {key_id}", mend=f"give one of {known}")
+            stored.keys.remove(found)
+            self._write(stored)
         return found
 
     def keys(self) -> list[Key]:
@@ -114,6 +134,10 @@ class KeyFile:
         """The keys as they are now, for a gateway."""
         stored = self._read()
         return Keyring(stored.secret, {key.id: key for key in stored.keys})
+
+    def _locked(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=10)
 
     def _read(self) -> _Stored:
         try:
@@ -148,15 +172,18 @@ class Keyring:
 
     def __init__(self, secret: str, keys: dict[str, Key]) -> None:
         self._secret = secret
-        self._keys = keys
+        self._keys = {key_id: (key.digest, key.as_caller()) for key_id, key in keys.items()}
 
-    def find(self, text: str) -> Key | None:
-        """The key whose text this is; the comparison takes as long for a wrong one as for a right one."""
+    def find(self, text: str) -> Caller | None:
+        """The owner of the key with this text; the comparison takes as long for a wrong one as for a right one."""
         parts = text.split("-", 2)
-        key = self._keys.get(parts[1]) if len(parts) == 3 else None
-        expected = key.digest if key is not None else "0" * 64
+        expected, caller = self._keys.get(parts[1] if len(parts) == 3 else "", _NO_KEY)
         is_right = hmac.compare_digest(expected, _digest(self._secret, text))
-        return key if is_right else None
+        return caller if is_right else None
+
+
+_NO_KEY: tuple[str, Caller | None] = ("0" * 64, None)
+NO_KEYS = Keyring("00" * 32, {})  # lets nobody in
 
 
 def _digest(secret: str, text: str) -> str:

@@ -1,4 +1,4 @@
-"""A model behind the gateway: its name, its texts and tokens, its limits, and the way to its Triton."""
+"""A model behind the gateway: its name, its texts and tokens, its limits, and the way to its backends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slipstream.client import AsyncTritonClient
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.routing import Backends
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ class ServedModel:
     template: ChatTemplate | None  # none for a base model
     max_input_tokens: int
     context_tokens: int  # prompt and output together
-    triton: AsyncTritonClient
+    backends: Backends
     created: int = field(default_factory=lambda: int(time.time()))
 
     def chat_prompt(

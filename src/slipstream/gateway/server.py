@@ -8,9 +8,12 @@ from pathlib import Path
 
 import uvicorn
 
-from slipstream.client import AsyncTritonClient
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
+from slipstream.gateway.listening import uvicorn_config
+from slipstream.gateway.redaction import redact_logs
+from slipstream.gateway.routing import Backends
+from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
 from slipstream.spec import GatewaySpec
@@ -29,19 +32,18 @@ class Upstream:
     context_tokens: int
 
 
-async def serve_gateway(upstreams: list[Upstream], spec: GatewaySpec, *, host: str, port: int) -> None:
-    """Serve until this process is told to end; running answers are finished first."""
+async def serve_gateway(
+    upstreams: list[Upstream], spec: GatewaySpec, *, host: str, port: int, root: Path | None = None
+) -> None:
+    """Serve until this process is told to end; running answers are finished first. Files are relative to `root`."""
+    redact_logs()
+    root = root or Path.cwd()
+    security = Security.open(spec.security, root=root)
+    refuse_open_host(host, security)
     async with contextlib.AsyncExitStack() as stack:
         models = [await _open(upstream, spec, stack) for upstream in upstreams]
-        config = uvicorn.Config(
-            create_app(Services(spec=spec, models=Models(models))),
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-        )
+        app = create_app(Services(spec=spec, models=Models(models), security=security))
+        config = uvicorn_config(app, spec, host=host, port=port, root=root)
         await uvicorn.Server(config).serve()
 
 
@@ -50,13 +52,13 @@ async def _open(upstream: Upstream, spec: GatewaySpec, stack: contextlib.AsyncEx
         template = ChatTemplate.load(upstream.model_dir)
     except SlipstreamError:  # a base model has none
         template = None
+    backends = Backends([upstream.triton_grpc], spec.routing)
+    stack.push_async_callback(backends.close)
     return ServedModel(
         name=upstream.name,
         tokenizer=Tokenizer.load(upstream.model_dir),
         template=template,
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
-        triton=await stack.enter_async_context(
-            AsyncTritonClient(upstream.triton_grpc, deadline_s=spec.request_timeout_s)
-        ),
+        backends=backends,
     )

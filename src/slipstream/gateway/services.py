@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from slipstream.gateway.caller import current_caller
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
 
 
 class Models:
-    """The models by name."""
+    """The models by name; of a request, only those that its caller may use."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._by_name: Mapping[str, ServedModel] = {model.name: model for model in models}
 
     def __getitem__(self, name: str) -> ServedModel:
-        """The model called `name`; `ApiError` names those there are."""
+        """The model called `name`; `ApiError` names those there are, or those that the caller may use."""
+        caller = current_caller.get()
+        if caller.models is not None and not caller.may_use(name):
+            allowed = ", ".join(caller.models) or "none"
+            raise ApiError(
+                403,
+                f"model: this key may not use {name!r}; it may use {allowed}",
+                param="model",
+                code="model_not_found",
+            )
         if (model := self._by_name.get(name)) is None:
             known = ", ".join(self._by_name)
             raise ApiError(
@@ -26,7 +38,9 @@ class Models:
         return model
 
     def all(self) -> list[ServedModel]:
-        return list(self._by_name.values())
+        """Those that the caller may use."""
+        caller = current_caller.get()
+        return [model for model in self._by_name.values() if caller.may_use(model.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +49,5 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    metrics: Metrics = field(default_factory=Metrics)
+    security: Security = field(default_factory=Security)

@@ -29,13 +29,15 @@ async def answer_request(
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s)
+        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, exchange=exchange)
         for one in wanted
         for number in range(each)
     ]
-    if not request.stream:
-        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS | exchange.headers)
+    exchange.model, exchange.generations = answer.model.name, generations
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return LiveResponse(
-        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS | exchange.headers
+    parts = (
+        event_stream(generations, answer, include_usage=include_usage)
+        if request.stream
+        else whole_answer(generations, answer)
     )
+    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)

@@ -17,6 +17,10 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_routing import RoutingSpec
+from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -30,23 +34,31 @@ from slipstream.spec.groups import (
 from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, TensorrtLlmSpec
 
 __all__ = [
+    "AuditSpec",
+    "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
     "EngineSpec",
     "Execution",
+    "GatewayObservabilitySpec",
     "GatewaySpec",
     "Group",
     "HardwareSpec",
+    "JwtSpec",
     "KvCacheFormat",
     "LlmApiSpec",
     "LoraSpec",
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "RoutingSpec",
     "RuntimeSpec",
+    "SecuritySpec",
     "SpeculationSpec",
     "Target",
     "TensorrtLlmSpec",
+    "TlsSpec",
     "TrtllmBuildSpec",
+    "is_loopback",
 ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import orjson
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.exchange import exchange_in
 
 PATH = "/v1/messages"
 _TYPES = {
@@ -49,7 +48,7 @@ class AnthropicErrors:
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    await _send(start, body, exchange_of(HTTPConnection(scope)).request_id, send)
+                    await _send(start, body, exchange_in(scope).request_id, send)
 
         await self._app(scope, receive, translated)
 

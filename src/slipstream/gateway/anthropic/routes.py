@@ -9,6 +9,7 @@ from slipstream.gateway.anthropic.answers import MessagesAnswer
 from slipstream.gateway.anthropic.errors import PATH
 from slipstream.gateway.anthropic.requests import CountRequest, MessagesRequest
 from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
 from slipstream.gateway.tools.forms import tool_form
@@ -19,7 +20,7 @@ def add_messages(app: FastAPI, services: Services) -> None:
 
     @app.post(PATH)
     async def messages(request: MessagesRequest, connection: Request) -> Response:
-        model = services.models[request.model]
+        model = answering_model(request.model, services, exchange_of(connection))
         form = tool_form(services.spec.tool_parser, model.template)
         chat = request.as_chat()
         wanted = chat.wanted(model, form)

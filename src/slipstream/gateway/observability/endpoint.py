@@ -1,0 +1,19 @@
+"""`/metrics` on the API's own port, where endpoint pickers look for it."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from slipstream.gateway.observability.metrics import TEXT_TYPE
+from slipstream.gateway.services import Services
+
+
+def add_metrics_page(app: FastAPI, services: Services) -> None:
+    """Serve the page unless the spec says otherwise."""
+    if not services.spec.observability.metrics:
+        return
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(services.metrics.page(), headers={"content-type": TEXT_TYPE})
