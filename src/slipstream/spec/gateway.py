@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -40,6 +41,11 @@ class GatewaySpec(Group):
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
     limits: GatewayLimitsSpec = GatewayLimitsSpec()
     admission: GatewayAdmissionSpec = GatewayAdmissionSpec()
+    tool_parser: Literal["auto", "hermes", "llama3_json", "none"] = Field(
+        "auto",
+        description="how models write calls of tools; `auto` takes it from the chat template, and a model whose"
+        " template knows no tools is told of them in words if a form is named here",
+    )
     routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
     fallbacks: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
