@@ -35,10 +35,10 @@ def test_a_gauge_is_set_and_moved() -> None:
 
 
 def test_a_watched_gauge_is_read_for_each_page_and_forgets_what_is_gone() -> None:
-    metrics, readings = Metrics(), [Reading(1, ("m", "a", "up"))]
+    metrics, readings = Metrics(), [Reading(1, ("a", "up"))]
     metrics.watch(families.BACKEND_STATE, lambda: readings)
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") == 1
-    readings[:] = [Reading(1, ("m", "a", "down"))]
+    readings[:] = [Reading(1, ("a", "down"))]
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") is None
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="down") == 1
 
@@ -60,14 +60,9 @@ def test_no_page_has_the_times_at_which_series_were_made() -> None:
     assert b"_created" not in metrics.page()
 
 
-def test_what_several_watch_adds_up_until_one_stops() -> None:
-    def one() -> list[Reading]:
-        return [Reading(1, ("m", "0"))]
-
+def test_who_watches_last_is_asked() -> None:
     metrics = Metrics()
-    metrics.watch(families.RUNNING, one)
+    metrics.watch(families.RUNNING, lambda: [Reading(1, ("m", "0")), Reading(1, ("old", "0"))])
     metrics.watch(families.RUNNING, lambda: [Reading(2, ("m", "0"))])
-    assert value(metrics, families.RUNNING.name, model_name="m") == 3
-    assert value(metrics, families.RUNNING.name, model_name="m") == 3
-    metrics.unwatch(families.RUNNING, one)
     assert value(metrics, families.RUNNING.name, model_name="m") == 2
+    assert value(metrics, families.RUNNING.name, model_name="old") is None

@@ -1,46 +1,54 @@
-"""The gateway in a process of its own, before a stub. Run: python -m slipstream.perf.stub_gateway SETTINGS (JSON)."""
+"""The gateway's own process before a stub, with keys, limits and metrics on."""
 
 from __future__ import annotations
 
-import json
+import socket
 import sys
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from slipstream.gateway.server import Upstream, serve_gateway
-from slipstream.spec import GatewaySpec
+from slipstream.gateway.keys import Grant, KeyFile
+from slipstream.gateway_config import GatewayConfig, UpstreamConfig, write_config
+from slipstream.spec import BackendSpec, GatewaySpec, SecuritySpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 
 MODEL = "stub"
+_NEVER_REACHED = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StubGateway:
-    """What the process is told."""
+    """How to start it, where it will listen, and the key that it takes."""
 
-    triton_grpc: str
-    model_dir: str  # whose tokenizer and chat template it uses
+    command: list[str]
     port: int
-    spec: dict[str, object]  # of the gateway
-
-    def command(self) -> list[str]:
-        """How the process is started."""
-        return [sys.executable, "-m", __name__, json.dumps(asdict(self))]
-
-    async def serve(self) -> None:
-        """Until it is ended."""
-        upstream = Upstream(
-            name=MODEL,
-            triton_grpc=self.triton_grpc,
-            model_dir=Path(self.model_dir),
-            max_input_tokens=4096,
-            context_tokens=8192,
-        )
-        await serve_gateway([upstream], GatewaySpec.model_validate(self.spec), host="127.0.0.1", port=self.port)
+    key: str
 
 
-if __name__ == "__main__":
-    import uvloop
+def prepare_gateway(directory: Path, *, triton_grpc: str, model_dir: Path) -> StubGateway:
+    """Write its files into `directory`; tokenizer and chat template are those of `model_dir`."""
+    key = KeyFile(directory / "keys.json").add("bench", Grant())
+    port = free_port()
+    settings = GatewaySpec(
+        security=SecuritySpec(keys_file="keys.json"),
+        limits=GatewayLimitsSpec(requests_per_minute=_NEVER_REACHED, tokens_per_minute=_NEVER_REACHED),
+    )
+    upstream = UpstreamConfig(
+        name=MODEL,
+        backends=(BackendSpec(grpc=triton_grpc),),
+        model_dir=model_dir,
+        max_input_tokens=4096,
+        context_tokens=8192,
+    )
+    config = GatewayConfig(root=directory, port=port, upstreams=(upstream,), settings=settings)
+    write_config(directory / "gateway.json", config)
+    command = [sys.executable, "-m", "slipstream.gateway", str(directory / "gateway.json")]
+    return StubGateway(command=command, port=port, key=key.text)
 
-    from slipstream.perf.stub_gateway import StubGateway as Settings  # under its own name, for `command`
 
-    uvloop.run(Settings(**json.loads(sys.argv[1])).serve())
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import Response
 
-from slipstream.gateway.observability.backends import watch_backends
 from slipstream.gateway.observability.metrics import TEXT_TYPE
 from slipstream.gateway.services import Services
 
@@ -14,7 +13,6 @@ def add_metrics_page(app: FastAPI, services: Services) -> None:
     """Serve the page unless the spec says otherwise."""
     if not services.spec.observability.metrics:
         return
-    watch_backends(services.metrics, services.models)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

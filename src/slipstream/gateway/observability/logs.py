@@ -14,13 +14,18 @@ _OFF = logging.CRITICAL + 1
 _HTTP_ERROR, _HTTP_FAILURE = 400, 500
 
 
-def configure_logs(level: str, stream: TextIO | None = None) -> None:
-    """Write what this process logs at `level` and above to `stream`, which is stderr unless another is given."""
+def write_logs_as_json(stream: TextIO | None = None) -> None:
+    """Let whatever this process logs be lines of JSON on `stream`, which is stderr unless another is given."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_OFF if level == "off" else level.upper())
+    root.setLevel(logging.INFO)
+
+
+def set_log_level(level: str) -> None:
+    """Of all that the gateway logs."""
+    logging.getLogger("slipstream.gateway").setLevel(_OFF if level == "off" else level.upper())
 
 
 def log_request(fields: dict[str, Any], *, status: int, is_quiet: bool) -> None:
@@ -45,4 +50,6 @@ class JsonLines(logging.Formatter):
             line["logger"] = record.name
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # redacted
+            line["exception"] = record.exc_text
         return orjson.dumps(line, default=str).decode()

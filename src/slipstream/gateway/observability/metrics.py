@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +20,9 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from slipstream.gateway.observability.families import FAMILIES, GAPS, Family
+
+if TYPE_CHECKING:
+    from slipstream.gateway.exchange import Exchange
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _Child = Counter | Gauge | Histogram
@@ -52,7 +56,8 @@ class Metrics:
         self._registry.register(_GapCollector(self._gaps))
         self._families = {family.name: _made(family, self._registry) for family in FAMILIES if family is not GAPS}
         self._children: dict[tuple[str, tuple[str, ...]], _Child] = {}
-        self._watched: dict[str, list[Callable[[], Iterable[Reading]]]] = {}
+        self._watched: dict[str, Callable[[], Iterable[Reading]]] = {}
+        self.open_exchanges: dict[int, Exchange] = {}  # of all configurations
 
     def count(self, family: Family, *labels: str, by: float = 1.0) -> None:
         """Add to a counter."""
@@ -81,13 +86,9 @@ class Metrics:
     def watch(self, family: Family, read: Callable[[], Iterable[Reading]]) -> None:
         """Let a gauge or a counter be what `read` gives when the page is asked for; what it no longer gives is gone.
 
-        Several readings with the same labels add up: a configuration that was replaced goes on with its requests.
+        Whoever watches a family last is asked: a new configuration takes over.
         """
-        self._watched.setdefault(family.name, []).append(read)
-
-    def unwatch(self, family: Family, read: Callable[[], Iterable[Reading]]) -> None:
-        """Ask `read` no more."""
-        self._watched[family.name].remove(read)
+        self._watched[family.name] = read
 
     @property
     def models(self) -> list[str]:
@@ -100,10 +101,10 @@ class Metrics:
 
     def page(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        for name, watchers in self._watched.items():
+        for name, read in self._watched.items():
             family = _BY_NAME[name]
             self._forget(family)
-            for reading in [reading for read in watchers for reading in read()]:
+            for reading in read():
                 child = self._child(family, reading.labels)
                 assert not isinstance(child, Histogram)
                 child.inc(reading.value)

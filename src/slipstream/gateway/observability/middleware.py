@@ -29,7 +29,7 @@ class Observability:
         self._app = app
         self._metrics = metrics
         self._has_header = spec.overhead_header
-        self._open: dict[int, Exchange] = {}
+        self._open = metrics.open_exchanges
         metrics.watch(families.RUNNING, lambda: self._in_state(is_sent=True))
         metrics.watch(families.WAITING, lambda: self._in_state(is_sent=False))
 
