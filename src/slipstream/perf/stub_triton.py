@@ -1,7 +1,8 @@
 """A Triton of one stub model, fast enough to measure what stands before it: gRPC on HTTP/2, and OpenAI's API beside it.
 
-Every `step_ms` each running request gets one token, as an engine's step gives them; at 0 it gets all of them at once.
-What it sends is made beforehand but for the token. It understands as much HTTP/2 as this takes, and checks nothing.
+A request's first token comes at once, the next ones every `step_ms`, those of all requests together, as an engine's
+steps give them. What it sends is made beforehand but for the token. It understands as much HTTP/2 as this takes, and
+checks nothing.
 
 Run: python -m slipstream.perf.stub_triton STEP_MS; prints its two ports, gRPC and HTTP.
 """
@@ -36,11 +37,8 @@ class Steps:
 
     def begin(self, key: object, tokens: Iterator[None]) -> None:
         """Give `tokens` a turn every step until they end or `drop` is called."""
-        if self._step_s:
+        if next(tokens, self) is not self:
             self._running[key] = tokens
-        else:
-            for _ in tokens:
-                pass
 
     def drop(self, key: object) -> None:
         self._running.pop(key, None)
@@ -50,7 +48,7 @@ class Steps:
         loop = asyncio.get_running_loop()
         next_s = loop.time()
         while True:
-            next_s = max(next_s + self._step_s, loop.time()) if self._step_s else next_s + 3600
+            next_s = max(next_s + self._step_s, loop.time())
             await asyncio.sleep(next_s - loop.time())
             for key, tokens in list(self._running.items()):
                 if next(tokens, self) is self:
@@ -117,7 +115,8 @@ class GrpcFace(asyncio.Protocol):
         for number in range(message.tokens):
             self._write(head + _message_frame(stream_id, message.with_token(_TOKENS[number % len(_TOKENS)])))
             head = b""
-            yield
+            if number + 1 < message.tokens:
+                yield
         trailers = _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream_id, _literal(b"grpc-status", b"0"))
         self._write(_message_frame(stream_id, message.final) + trailers)
 
@@ -128,6 +127,10 @@ class _Response:
     def __init__(self, request: bytes) -> None:
         from tritonclient.grpc import service_pb2 as pb
 
+        self.tokens = 0
+        if not request:  # is the server live? It is
+            self.final = pb.ServerLiveResponse(live=True).SerializeToString()
+            return
         asked = pb.ModelInferRequest.FromString(request)
         inputs = dict(zip([one.name for one in asked.inputs], asked.raw_input_contents, strict=True))
         (self.tokens,) = struct.unpack("<i", inputs["request_output_len"])
@@ -178,7 +181,6 @@ class OpenAiFace(asyncio.Protocol):
             for _ in range(tokens - 1):
                 yield
             self._transport.write(_whole(_WORD * tokens, tokens))
-            yield
             return
         self._transport.write(_STREAM_HEAD)
         for number in range(tokens):
