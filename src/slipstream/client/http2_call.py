@@ -14,6 +14,7 @@ from grpc import aio
 _CREDIT_BYTES = 256 << 10  # given back at once, so that few frames speak of windows
 _MOST_UNREAD_BYTES = 256 << 10  # a reader that is slower holds the server up
 _PREFIX_BYTES = 5
+_STATUSES = {str(status.value[0]): status.name for status in grpc.StatusCode}
 
 
 class CallError(grpc.RpcError):  # type: ignore[misc] # grpc has no types
@@ -100,8 +101,7 @@ class Http2Call:
     def end_with(self, fields: dict[str, str]) -> None:
         """The trailers came, or are missing."""
         number = fields.get("grpc-status", "")
-        known = {str(status.value[0]): status.name for status in grpc.StatusCode}
-        status = known.get(number, "UNKNOWN")
+        status = _STATUSES.get(number, "UNKNOWN")
         self.end(status, unquote(fields.get("grpc-message", "" if number else "the stream ended without a status")))
 
     def _take_partial(self) -> None:
