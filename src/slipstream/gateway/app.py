@@ -13,6 +13,7 @@ from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
@@ -29,7 +30,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    guard(app, services.security, spec)
+    guard(app, services.security, spec, services.metrics)
     app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
     add_completions(app, services)
@@ -86,7 +87,8 @@ def _add_errors(app: FastAPI) -> None:
     """Every failure leaves as OpenAI's error object."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        exchange_of(request).record.error_code = error.code or ""
         return _error(error)
 
     @app.exception_handler(SlipstreamError)
