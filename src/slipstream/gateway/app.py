@@ -17,6 +17,7 @@ from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
@@ -58,12 +59,14 @@ def _add_models(app: FastAPI, services: Services) -> None:
 
 def _add_tokens(app: FastAPI, models: Models) -> None:
     @app.post("/tokenize")
-    async def tokenize(request: TokenizeRequest) -> dict[str, object]:
-        return request.answer(models[request.model])
+    async def tokenize(request: TokenizeRequest, connection: Request) -> dict[str, object]:
+        model = models[request.model]
+        return await off_loop(exchange_of(connection), lambda: request.answer(model))
 
     @app.post("/detokenize")
-    async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
-        return request.answer(models[request.model])
+    async def detokenize(request: DetokenizeRequest, connection: Request) -> dict[str, object]:
+        model = models[request.model]
+        return await off_loop(exchange_of(connection), lambda: request.answer(model))
 
 
 def _as_json(model: ServedModel) -> dict[str, object]:

@@ -39,6 +39,7 @@ class Assembly:
         """
         spec = config.settings
         security = Security.open(spec.security, root=config.root)
+        stack.callback(security.close)
         refuse_open_host(spec.host, security)
         self._texts = {one.model_dir: await self._text(one.model_dir) for one in config.upstreams}
         # The last step that can fail: it changes what the configuration before is served by, too.
