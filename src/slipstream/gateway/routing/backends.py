@@ -158,7 +158,7 @@ class Backends:
         if not up:
             return None
         address = self._chosen(up, request, keys)
-        self._homes.settle(keys, address, up)
+        self._homes.settle(keys, address, [other for other, one in self._watched.items() if one.backend.is_up])
         return self._watched[address].backend
 
     def expected_tokens(self, request: TokenRequest) -> int:
