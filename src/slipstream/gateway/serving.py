@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastapi.responses import Response
 
+from slipstream.gateway.admitted import admitted
 from slipstream.gateway.answering import event_stream, whole_answer
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
@@ -34,9 +35,12 @@ async def answer_request(
         for number in range(each)
     ]
     exchange.model, exchange.generations = answer.model.name, generations
-    if not request.stream:
-        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS, late_headers=exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return LiveResponse(
-        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS, late_headers=exchange.headers
+    parts = (
+        event_stream(generations, answer, include_usage=include_usage)
+        if request.stream
+        else whole_answer(generations, answer)
     )
+    parts = admitted(parts, generations, exchange, answer.model, services)
+    headers = EVENT_HEADERS if request.stream else JSON_HEADERS
+    return LiveResponse(parts, headers, late_headers=exchange.headers)
