@@ -74,7 +74,7 @@ class Backend:
 
     def heard(self) -> None:
         """A token came."""
-        self.heard_at = -math.inf
+        self.heard_at = time.monotonic()
 
     def answered(self) -> None:
         """A request came to its end."""
