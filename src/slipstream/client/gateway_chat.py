@@ -84,8 +84,11 @@ def _events(url: str, body: object) -> Iterator[dict[str, Any]]:
         if answer.status != http.client.OK:
             raise _refusal(url, answer)
         for line in answer:
-            if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+            if line.startswith(b"data: [DONE]"):
+                return
+            if line.startswith(b"data: "):
                 yield _event(url, json.loads(line.removeprefix(b"data: ")))
+        raise OSError("the answer broke off")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise SlipstreamError(
             f"{url}: the gateway does not answer as it should ({error})", mend="look into its log: run/gateway.log"

@@ -9,20 +9,20 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.anthropic.errors import AnthropicErrors
+from slipstream.gateway.anthropic.routes import add_messages
+from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
-from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
-from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
+from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
-from slipstream.gateway.routing.fallback import answering_model
+from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
-from slipstream.gateway.serving import answer_request
 
 
 def create_app(services: Services) -> FastAPI:
@@ -30,38 +30,29 @@ def create_app(services: Services) -> FastAPI:
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     guard(app, services.security, spec)
+    app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
-    _add_generation(app, services)
-    _add_models(app, services.models)
+    add_completions(app, services)
+    add_messages(app, services)
+    _add_models(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
+    add_complexity(app, services)
     if spec.playground:
         add_playground(app)
     return app
 
 
-def _add_generation(app: FastAPI, services: Services) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
-        answer = ChatAnswer(model, wants_log_probs=request.logprobs)
-        return await answer_request(exchange_of(connection), request, [request.wanted(model)], answer, services)
+def _add_models(app: FastAPI, services: Services) -> None:
+    models = services.models
 
-    @app.post("/v1/completions")
-    async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
-        answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
-        return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
-
-
-def _add_models(app: FastAPI, models: Models) -> None:
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
-        return {"object": "list", "data": [_as_json(model) for model in models.all()]}
+        return {"object": "list", "data": [_as_json(model) for model in models.all()] + auto_models(services)}
 
     @app.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, object]:
-        return _as_json(models[name])
+        return next((auto for auto in auto_models(services) if auto["id"] == name), None) or _as_json(models[name])
 
 
 def _add_tokens(app: FastAPI, models: Models) -> None:
@@ -88,6 +79,7 @@ def _add_operations(app: FastAPI, services: Services) -> None:
     """What those who run the gateway ask it."""
     add_metrics_page(app, services)
     add_health(app, services)
+    count_routing(services.models.all(), services.metrics)
 
 
 def _add_errors(app: FastAPI) -> None:

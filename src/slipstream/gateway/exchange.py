@@ -49,7 +49,7 @@ class Exchange:
         """A backend has brought a first token: name it in the answer, once."""
         names = self.headers.get(BACKEND_HEADER, "").split(", ") if BACKEND_HEADER in self.headers else []
         if backend is not None and backend not in names:
-            self.headers[BACKEND_HEADER] = ", ".join([*names, backend])
+            self.headers[BACKEND_HEADER] = self.record.backend = ", ".join([*names, backend])
 
 
 def begin_exchange(scope: Scope, request_id: str | None) -> Exchange:

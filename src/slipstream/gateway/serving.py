@@ -42,4 +42,5 @@ async def answer_request(
         else whole_answer(generations, answer)
     )
     parts = admitted(parts, generations, exchange, answer.model, services)
-    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)
+    headers = EVENT_HEADERS if request.stream else JSON_HEADERS
+    return LiveResponse(parts, headers, late_headers=exchange.headers)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
@@ -39,6 +41,11 @@ class GatewaySpec(Group):
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
     limits: GatewayLimitsSpec = GatewayLimitsSpec()
     admission: GatewayAdmissionSpec = GatewayAdmissionSpec()
+    tool_parser: Literal["auto", "hermes", "llama3_json", "none"] = Field(
+        "auto",
+        description="how models write calls of tools; `auto` takes it from the chat template, and a model whose"
+        " template knows no tools is told of them in words if a form is named here",
+    )
     routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
     fallbacks: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
@@ -47,6 +54,7 @@ class GatewaySpec(Group):
     )
     playground: bool = Field(default=True, description="the page at `/`")
     observability: GatewayObservabilitySpec = GatewayObservabilitySpec()
+    complexity: ComplexitySpec | None = Field(None, description="one name for three models; off without it")
     host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
     security: SecuritySpec = Field(default_factory=SecuritySpec)
     connections: ConnectionSpec = Field(default_factory=ConnectionSpec)
