@@ -23,8 +23,8 @@ from tests.unit.small_tokenizers import byte_level
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
-def a_model(triton_grpc: str, name: str = "small") -> ServedModel:
-    """A model with a byte-level tokenizer behind the Triton at `triton_grpc`; call it inside the gateway's loop."""
+def a_model(*triton_grpc: str, name: str = "small", routing: RoutingSpec | None = None) -> ServedModel:
+    """A model with a byte-level tokenizer behind the Tritons at `triton_grpc`; call it inside the gateway's loop."""
     return ServedModel(
         name=name,
         tokenizer=byte_level(),
@@ -32,7 +32,7 @@ def a_model(triton_grpc: str, name: str = "small") -> ServedModel:
         max_input_tokens=1000,
         context_tokens=1024,
         # No probes: what a fake receives is what a test sends.
-        backends=Backends([triton_grpc], RoutingSpec(probe_period_s=None)),
+        backends=Backends(triton_grpc, routing or RoutingSpec(probe_period_s=None)),
     )
 
 

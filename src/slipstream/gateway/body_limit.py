@@ -27,12 +27,17 @@ class BodyLimit:
         try:
             self._check_length(int(_header(scope, b"content-length") or 0))
             body = await self._read(receive)
-            if is_deeper(body, self._max_depth):
-                raise ApiError(400, f"the body: JSON deeper than {self._max_depth} levels", code="json_too_deep")
         except ApiError as error:
-            await refuse(scope, receive, send, error)
+            await refuse(scope, receive, send, error, drops_rest=error.status != 408)
         except _HasLeftError:
             pass
+        else:
+            await self._pass_on(body, scope, receive, send)
+
+    async def _pass_on(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_deeper(body, self._max_depth):
+            error = ApiError(400, f"the body: JSON deeper than {self._max_depth} levels", code="json_too_deep")
+            await refuse(scope, receive, send, error, drops_rest=False)
         else:
             await self._app(scope, _replay(body, receive), send)
 

@@ -19,6 +19,7 @@ from slipstream.gateway.exchange import Exchange
 from slipstream.spec import ConnectionSpec
 
 _WRITE_BUFFER_BYTES = 65_536
+_LINGER_S = 1.0
 
 
 class _RefusedError(Exception):
@@ -37,6 +38,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._head_bytes = 0  # address, headers and trailers of this request
         self._silent_bytes = 0  # that came since the parser last had something to say
         self._refusal: ApiError | None = None
+        self._is_over = False  # answered past the application: what still comes is dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,12 +57,14 @@ class GuardedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if not self._is_in_request and self._head_timer is None:
             self._await_head()
         self._silent_bytes += len(data)
         super().data_received(data)
         # A header that has not ended yet, a trailer or a chunk's extension: the parser keeps it, or waits it out.
-        if self._silent_bytes > self._limits.max_header_bytes and not self.transport.is_closing():
+        if self._silent_bytes > self._limits.max_header_bytes and not self._is_over:
             self._answer(self._too_large())
 
     # What the parser says.
@@ -147,6 +151,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _answer(self, error: ApiError) -> None:
         """Write `error` past the application and close; where an answer has begun, only close."""
+        self._is_over = True
+        self._end_head_timer()
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
             return
@@ -160,4 +166,7 @@ class GuardedHttp(HttpToolsProtocol):
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(STATUS_LINE[error.status] + lines.encode() + b"\r\n" + body)
-        self.transport.close()
+        if self.transport.can_write_eof():  # not over TLS
+            self.transport.write_eof()
+        # Closed at once, with something unread, the connection would be reset and the answer lost on its way.
+        self._in(_LINGER_S, self.transport.close)

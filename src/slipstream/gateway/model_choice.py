@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +14,7 @@ from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.observability import families
 from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.openai.completions import CompletionRequest
+from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
 from slipstream.spec import ComplexitySpec
@@ -40,10 +41,9 @@ def choose_model(
     connection: HTTPConnection, request: ChatRequest | CompletionRequest, services: Services
 ) -> ServedModel:
     """The model that `request` names, or the one that its difficulty needs; `ApiError` where there is none."""
-    spec = services.spec.complexity
+    spec, exchange = services.spec.complexity, exchange_of(connection)
     if spec is None or request.model != spec.name:
-        return services.models[request.model]
-    exchange = exchange_of(connection)
+        return answering_model(request.model, services, exchange)
     choice = decide(connection, request, services.models, spec)
     exchange.headers[CLASS_HEADER] = choice.size
     exchange.headers[ROUTE_HEADER] = f"{choice.size}; model={choice.model.name}; reason={choice.reason}"
@@ -66,7 +66,7 @@ def decide(
         raise ApiError(404, message, param="model", code="model_not_found")
     return Choice(
         size=size,
-        model=next((model for model in candidates if _has_room(model, request)), candidates[0]),
+        model=_best(candidates, request),
         why="judged" if forced is None else "forced",
         reason=verdict.reason if forced is None else "forced",
     )
@@ -117,14 +117,24 @@ def _names(spec: ComplexitySpec, size: Size) -> list[str]:
     return [{"small": spec.small, "medium": spec.medium, "large": spec.large}[one] for one in sizes]
 
 
+def _best(candidates: Sequence[ServedModel], request: ChatRequest | CompletionRequest) -> ServedModel:
+    """The first that the prompt fits and that is up; where it fits none, the first one's refusal says by how much."""
+    fitting = [model for model in candidates if _has_room(model, request)]
+    return next((model for model in fitting if model.backends.is_up), (fitting or candidates)[0])
+
+
 def _has_room(model: ServedModel, request: ChatRequest | CompletionRequest) -> bool:
-    """Whether the prompt fits; where it fits no model, the refusal of the first one says by how much."""
-    ask = ask_of(request)
+    ask, limit = ask_of(request), min(model.max_input_tokens, model.context_tokens - 1)
     most_tokens = _BYTES_OF_A_CHARACTER * (len(ask.task) + ask.context_chars) + _BYTES_AROUND_A_TURN * ask.user_turns
-    if most_tokens < model.max_input_tokens:  # a token is a byte at least
-        return True
-    try:
-        request.wanted(model)
-    except ApiError as error:
-        return error.code != "context_length_exceeded"
-    return True
+    # A token is a byte at least: most prompts are seen to fit without being tokenized.
+    return most_tokens <= limit or _longest(model, request) <= limit
+
+
+def _longest(model: ServedModel, request: ChatRequest | CompletionRequest) -> int:
+    """Tokens of the longest prompt."""
+    if isinstance(request, ChatRequest):
+        return len(model.encode_chat([message.for_template() for message in request.messages]))
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    texts = [len(model.tokenizer.encode(text)) for text in prompts if isinstance(text, str)]
+    rows = [len(row) for row in prompts if isinstance(row, list)]
+    return max([*texts, *rows], default=len(prompts))

@@ -12,11 +12,11 @@ from slipstream.gateway.errors import ApiError
 _LINGER_S = 2.0
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send, error: ApiError, *, drops_rest: bool = True) -> None:
     """Answer an HTTP request or the opening of a WebSocket with `error`, and close the connection behind it.
 
-    What the client still sends is read and dropped for a moment: closed at once, the connection would be reset, and
-    the client would not see the answer.
+    With `drops_rest`, what the client still sends is read and dropped for a moment: closed at once, the connection
+    would be reset, and the client would not see the answer. It is for a body that has not been read to its end.
     """
     is_http = scope["type"] == "http"
     if not is_http:
@@ -36,7 +36,8 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: ApiError) ->
     await send({"type": f"{kind}.start", "status": error.status, "headers": raw})
     await send({"type": f"{kind}.body", "body": body, "more_body": is_http})
     if is_http:
-        await _drop_the_rest(receive)
+        if drops_rest:
+            await _drop_the_rest(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -54,7 +54,7 @@ class RequestEnvelope:
         except Exception as error:  # noqa: BLE001 - whatever it is, its words may hold a text that no log may have
             _report(error, exchange)
             if exchange.status is None:
-                await refuse(scope, receive, mark, _broken(exchange))
+                await refuse(scope, receive, mark, _broken(exchange), drops_rest=False)
         finally:
             if self._audit is not None:
                 self._audit.write(exchange, scope)

@@ -34,9 +34,10 @@ async def answer_request(
         for number in range(each)
     ]
     exchange.model, exchange.generations = answer.model.name, generations
-    if not request.stream:
-        return LiveResponse(whole_answer(generations, answer), JSON_HEADERS, late_headers=exchange.headers)
     include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return LiveResponse(
-        event_stream(generations, answer, include_usage=include_usage), EVENT_HEADERS, late_headers=exchange.headers
+    parts = (
+        event_stream(generations, answer, include_usage=include_usage)
+        if request.stream
+        else whole_answer(generations, answer)
     )
+    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Backend:
         self.state: State = state
         self.legs: set[Leg] = set()
         self.outstanding_tokens = 0
-        self.heard_at = time.monotonic()
+        self.heard_at = -math.inf
         self.chosen_at = 0.0
         self.breaker = Breaker(
             failures=spec.breaker_failures,
@@ -73,7 +74,7 @@ class Backend:
 
     def heard(self) -> None:
         """A token came."""
-        self.heard_at = time.monotonic()
+        self.heard_at = -math.inf
 
     def answered(self) -> None:
         """A request came to its end."""

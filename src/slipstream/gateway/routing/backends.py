@@ -55,6 +55,7 @@ class Backends:
         self._has_changed = asyncio.Event()
         self._bound = Bound(factor=self.spec.affinity_load_factor, slack_tokens=self.spec.affinity_slack_tokens)
         self._usual_output_tokens = float(_FIRST_GUESS_TOKENS)
+        self._held: list[Sequence[str]] = []
         for address in addresses:
             self._add(address, "up")
 
@@ -62,6 +63,11 @@ class Backends:
     def is_up(self) -> bool:
         """Whether a request would find a backend now."""
         return any(one.backend.is_up for one in self._watched.values())
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they are; not for clients."""
+        return list(self._watched)
 
     def status(self) -> list[BackendStatus]:
         """All backends, those that drain too."""
@@ -79,6 +85,11 @@ class Backends:
 
         No request fails for it. `SlipstreamError` if none of them comes up in time: then all stays as it was.
         """
+        await self.join(addresses)
+        self.keep(addresses)
+
+    async def join(self, addresses: Sequence[str]) -> None:
+        """The first half: serve from `addresses` too."""
         fresh = [address for address in dict.fromkeys(addresses) if address not in self._watched]
         for address in fresh:
             self._add(address, "joining")
@@ -88,6 +99,9 @@ class Backends:
             for address in fresh:
                 self._drain(address)
             raise
+
+    def keep(self, addresses: Sequence[str]) -> None:
+        """The second half: drain all but `addresses`."""
         for address in [address for address in self._watched if address not in addresses]:
             self._drain(address)
 
@@ -104,6 +118,18 @@ class Backends:
             for backend in self._draining:
                 backend.emptied.set()
         await self.drained()
+
+    def hold(self, addresses: Sequence[str]) -> None:
+        """One more configuration, the newest, uses them, at `addresses`."""
+        self._held.append(addresses)
+
+    async def release(self, addresses: Sequence[str]) -> None:
+        """It does so no more, or has not come to it; with the last one they are left."""
+        self._held.remove(addresses)
+        if self._held:
+            self.keep(self._held[-1])
+        else:
+            await self.close()
 
     # What a stream asks for:
 
