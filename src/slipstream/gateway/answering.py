@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.generation import Delta, Generation
-from slipstream.gateway.openai.answers import DONE, Answer, Usage, error_event
+from slipstream.gateway.openai.answers import Answer, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +26,29 @@ async def whole_answer(generations: Sequence[Generation], answer: Answer) -> Asy
     async with aclosing(_steps(generations)) as steps:
         async for step in steps:
             deltas[step.index].append(step.delta)
-    choices = [
-        answer.choice(index, "".join(delta.text for delta in of_one), of_one) for index, of_one in enumerate(deltas)
-    ]
-    yield answer.whole(choices, usage_of(generations))
+    yield answer.whole(deltas, usage_of(generations))
 
 
 async def event_stream(
     generations: Sequence[Generation], answer: Answer, *, include_usage: bool
 ) -> AsyncGenerator[bytes]:
     """Events as the generations bring them. A failure behind the first one is the last one: the answer has begun."""
-    opening = b"".join(
-        answer.piece_event(choice) for index in range(len(generations)) if (choice := answer.opening(index)) is not None
-    )
+    opening = b"".join(answer.opening_event(index) for index in range(len(generations)))
     has_begun = False
     try:
         async with aclosing(_steps(generations)) as steps:
             async for step in steps:
-                yield opening + answer.piece_event(answer.piece(step.index, step.delta))
-                opening, has_begun = b"", True
+                events = opening + answer.delta_event(step.index, step.delta)
+                opening = b""
+                if events:
+                    has_begun = True
+                    yield events
     except ApiError as error:
         if not has_begun:
             raise
-        yield error_event(error)
+        yield answer.error_event(error)
         return
-    yield (answer.usage_event(usage_of(generations)) if include_usage else b"") + DONE
+    yield answer.closing_events(usage_of(generations), include_usage=include_usage)
 
 
 def usage_of(generations: Sequence[Generation]) -> Usage:

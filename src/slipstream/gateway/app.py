@@ -9,20 +9,20 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.anthropic.errors import AnthropicErrors
+from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
-from slipstream.gateway.model_choice import choose_model
 from slipstream.gateway.observability.endpoint import add_metrics_page
-from slipstream.gateway.openai.chat import ChatAnswer, ChatRequest
-from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
+from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
-from slipstream.gateway.serving import answer_request
 
 
 def create_app(services: Services) -> FastAPI:
@@ -30,8 +30,10 @@ def create_app(services: Services) -> FastAPI:
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     guard(app, services.security, spec)
+    app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
-    _add_generation(app, services)
+    add_completions(app, services)
+    add_messages(app, services)
     _add_models(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
@@ -39,20 +41,6 @@ def create_app(services: Services) -> FastAPI:
     if spec.playground:
         add_playground(app)
     return app
-
-
-def _add_generation(app: FastAPI, services: Services) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = choose_model(connection, request, services)
-        answer = ChatAnswer(model, wants_log_probs=request.logprobs)
-        return await answer_request(exchange_of(connection), request, [request.wanted(model)], answer, services)
-
-    @app.post("/v1/completions")
-    async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = choose_model(connection, request, services)
-        answer = CompletionAnswer(model, wants_log_probs=request.logprobs is not None)
-        return await answer_request(exchange_of(connection), request, request.wanted(model), answer, services)
 
 
 def _add_models(app: FastAPI, services: Services) -> None:
@@ -90,10 +78,8 @@ def _as_json(model: ServedModel) -> dict[str, object]:
 def _add_operations(app: FastAPI, services: Services) -> None:
     """What those who run the gateway ask it."""
     add_metrics_page(app, services)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    add_health(app, services)
+    count_routing(services.models.all(), services.metrics)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -55,6 +55,7 @@ class Delta:
     tokens: int  # that were generated for it
     log_probs: tuple[TokenLogProb, ...]
     finish: FinishReason | None
+    stop: str | None = None  # the stop sequence that ended it
 
 
 class Generation:
@@ -96,24 +97,24 @@ class Generation:
                 self._exchange.answered_by(stream.backend)
             ids = self._without_end(chunk)
             self.output_tokens += len(chunk.token_ids)
-            text, is_stopped = self._shown(self._detokenizer.push(ids))
-            finish: FinishReason | None = "stop" if is_stopped else None
+            text, stop = self._shown(self._detokenizer.push(ids))
+            finish: FinishReason | None = None if stop is None else "stop"
             if text or finish or chunk.log_probs:
                 pairs = zip(ids, chunk.log_probs, strict=False)
-                yield Delta(text, len(ids), tuple(TokenLogProb(*pair) for pair in pairs), finish)
-            if is_stopped:
+                yield Delta(text, len(ids), tuple(TokenLogProb(*pair) for pair in pairs), finish, stop)
+            if stop is not None:
                 return
-        rest, is_stopped = self._shown(self._detokenizer.finish())
-        if self._stops is not None and not is_stopped:
+        rest, stop = self._shown(self._detokenizer.finish())
+        if self._stops is not None and stop is None:
             rest += self._stops.finish()
-        is_cut = not is_stopped and self.output_tokens >= self.wanted.max_tokens
-        yield Delta(rest, 0, (), "length" if is_cut else "stop")
+        is_cut = stop is None and self.output_tokens >= self.wanted.max_tokens
+        yield Delta(rest, 0, (), "length" if is_cut else "stop", stop)
 
-    def _shown(self, text: str) -> tuple[str, bool]:
+    def _shown(self, text: str) -> tuple[str, str | None]:
         if self._stops is None:
-            return text, False
+            return text, None
         check = self._stops.push(text)
-        return check.text, check.is_stopped
+        return check.text, check.stop
 
     def _without_end(self, chunk: Chunk) -> tuple[int, ...]:
         """A second end token, which the engine knows as a stop word only, is part of what it sends."""

@@ -16,7 +16,8 @@ from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.openai.completions import CompletionRequest
 from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.served_model import ServedModel
-from slipstream.gateway.services import Models, Services
+from slipstream.gateway.services import Services
+from slipstream.gateway.tools.forms import ToolParserSetting, tool_form
 from slipstream.spec import ComplexitySpec
 
 CLASS_HEADER = "x-slipstream-model-class"
@@ -44,7 +45,7 @@ def choose_model(
     spec, exchange = services.spec.complexity, exchange_of(connection)
     if spec is None or request.model != spec.name:
         return answering_model(request.model, services, exchange)
-    choice = decide(connection, request, services.models, spec)
+    choice = decide(connection, request, services, spec)
     exchange.headers[CLASS_HEADER] = choice.size
     exchange.headers[ROUTE_HEADER] = f"{choice.size}; model={choice.model.name}; reason={choice.reason}"
     exchange.record.route_reason = f"{choice.size} {choice.why}"
@@ -53,20 +54,20 @@ def choose_model(
 
 
 def decide(
-    connection: HTTPConnection, request: ChatRequest | CompletionRequest, models: Models, spec: ComplexitySpec
+    connection: HTTPConnection, request: ChatRequest | CompletionRequest, services: Services, spec: ComplexitySpec
 ) -> Choice:
     """The model for a request: of the size it needs, else a larger one, else a smaller one."""
     forced = connection.headers.get(CLASS_HEADER)
     verdict = judge(ask_of(request, budget_of(connection.headers)))
     size = verdict.size if forced is None else _size(forced)
-    served = {model.name: model for model in models.all()}
+    served = {model.name: model for model in services.models.all()}
     candidates = [served[name] for name in _names(spec, size) if name in served]
     if not candidates:
         message = f"model: none of the models behind {spec.name!r} is there for this caller"
         raise ApiError(404, message, param="model", code="model_not_found")
     return Choice(
         size=size,
-        model=_best(candidates, request),
+        model=_best(candidates, request, services.spec.tool_parser),
         why="judged" if forced is None else "forced",
         reason=verdict.reason if forced is None else "forced",
     )
@@ -117,24 +118,24 @@ def _names(spec: ComplexitySpec, size: Size) -> list[str]:
     return [{"small": spec.small, "medium": spec.medium, "large": spec.large}[one] for one in sizes]
 
 
-def _best(candidates: Sequence[ServedModel], request: ChatRequest | CompletionRequest) -> ServedModel:
+def _best(
+    candidates: Sequence[ServedModel], request: ChatRequest | CompletionRequest, parser: ToolParserSetting
+) -> ServedModel:
     """The first that the prompt fits and that is up; where it fits none, the first one's refusal says by how much."""
-    fitting = [model for model in candidates if _has_room(model, request)]
+    fitting = [model for model in candidates if _has_room(model, request, parser)]
     return next((model for model in fitting if model.backends.is_up), (fitting or candidates)[0])
 
 
-def _has_room(model: ServedModel, request: ChatRequest | CompletionRequest) -> bool:
-    ask, limit = ask_of(request), min(model.max_input_tokens, model.context_tokens - 1)
+def _has_room(model: ServedModel, request: ChatRequest | CompletionRequest, parser: ToolParserSetting) -> bool:
+    ask = ask_of(request)
     most_tokens = _BYTES_OF_A_CHARACTER * (len(ask.task) + ask.context_chars) + _BYTES_AROUND_A_TURN * ask.user_turns
-    # A token is a byte at least: most prompts are seen to fit without being tokenized.
-    return most_tokens <= limit or _longest(model, request) <= limit
-
-
-def _longest(model: ServedModel, request: ChatRequest | CompletionRequest) -> int:
-    """Tokens of the longest prompt."""
-    if isinstance(request, ChatRequest):
-        return len(model.encode_chat([message.for_template() for message in request.messages]))
-    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
-    texts = [len(model.tokenizer.encode(text)) for text in prompts if isinstance(text, str)]
-    rows = [len(row) for row in prompts if isinstance(row, list)]
-    return max([*texts, *rows], default=len(prompts))
+    if most_tokens < model.max_input_tokens:  # a token is a byte at least
+        return True
+    try:
+        if isinstance(request, ChatRequest):
+            request.wanted(model, tool_form(parser, model.template))
+        else:
+            request.wanted(model)
+    except ApiError as error:
+        return error.code != "context_length_exceeded"
+    return True

@@ -45,18 +45,44 @@ def error_event(error: ApiError) -> bytes:
 
 
 class Answer(ABC):
-    """Writes the answers to one request; the two APIs of completions differ in names and in the form of a choice."""
+    """Writes the answers to one request; each API has its own."""
+
+    model: ServedModel
+
+    @abstractmethod
+    def opening_event(self, index: int) -> bytes:
+        """What a stream says of a choice before its first text."""
+
+    @abstractmethod
+    def delta_event(self, index: int, delta: Delta) -> bytes:
+        """The events that `delta` brings; empty while it is held back."""
+
+    @abstractmethod
+    def closing_events(self, usage: Usage, *, include_usage: bool) -> bytes:
+        """The events behind the last delta."""
+
+    @abstractmethod
+    def error_event(self, error: ApiError) -> bytes:
+        """The end of a stream that broke."""
+
+    @abstractmethod
+    def whole(self, choices: Sequence[list[Delta]], usage: Usage) -> bytes:
+        """The answer that is not streamed, from all deltas of each choice."""
+
+
+class ChoicesAnswer(Answer):
+    """OpenAI's chat and plain completions, which differ in names and in the form of a choice."""
 
     prefix: ClassVar[str]
     whole_object: ClassVar[str]
     piece_object: ClassVar[str]
 
-    def __init__(self, model: ServedModel, *, wants_log_probs: bool) -> None:
+    def __init__(self, model: ServedModel, *, wants_log_probs: bool, include_usage: bool = False) -> None:
         self.model = model
         self.wants_log_probs = wants_log_probs
         self._id = f"{self.prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
-        head = {**self._head(self.piece_object), "choices": []}
+        head = {**self._head(self.piece_object), "choices": [], **({"usage": None} if include_usage else {})}
         # A piece differs from the last one in its choice alone: the rest is written once.
         self._before, self._after = event(head).split(b"[]")
 
@@ -65,24 +91,37 @@ class Answer(ABC):
         """The choice in the first event of a stream."""
 
     @abstractmethod
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        """The choice in one event of a stream."""
+    def piece(self, index: int, delta: Delta) -> dict[str, Any] | None:
+        """The choice in one event of a stream; none while there is nothing to say."""
 
     @abstractmethod
     def choice(self, index: int, text: str, deltas: list[Delta]) -> dict[str, Any]:
         """One choice of a whole answer."""
 
-    def piece_event(self, choice: dict[str, Any]) -> bytes:
+    def opening_event(self, index: int) -> bytes:
+        return self.piece_event(self.opening(index))
+
+    def delta_event(self, index: int, delta: Delta) -> bytes:
+        return self.piece_event(self.piece(index, delta))
+
+    def piece_event(self, choice: dict[str, Any] | None) -> bytes:
         """One event with one choice."""
-        return b"%b[%b]%b" % (self._before, orjson.dumps(choice), self._after)
+        return b"" if choice is None else b"%b[%b]%b" % (self._before, orjson.dumps(choice), self._after)
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The event that comes after the last choice when a client asks for usage."""
-        return event({**self._head(self.piece_object), "choices": [], "usage": usage.as_json()})
+    def closing_events(self, usage: Usage, *, include_usage: bool) -> bytes:
+        """Usage, for a client that asks for it, and the end."""
+        if not include_usage:
+            return DONE
+        return event({**self._head(self.piece_object), "choices": [], "usage": usage.as_json()}) + DONE
 
-    def whole(self, choices: Sequence[dict[str, Any]], usage: Usage) -> bytes:
-        """The answer that is not streamed."""
-        return orjson.dumps({**self._head(self.whole_object), "choices": choices, "usage": usage.as_json()})
+    def error_event(self, error: ApiError) -> bytes:
+        return error_event(error)
+
+    def whole(self, choices: Sequence[list[Delta]], usage: Usage) -> bytes:
+        written = [
+            self.choice(index, "".join(delta.text for delta in of_one), of_one) for index, of_one in enumerate(choices)
+        ]
+        return orjson.dumps({**self._head(self.whole_object), "choices": written, "usage": usage.as_json()})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

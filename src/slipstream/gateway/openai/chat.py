@@ -1,55 +1,29 @@
-"""`/v1/chat/completions`: messages in, a message out, whole or in pieces."""
+"""`/v1/chat/completions`: messages and tools in, a message or calls out."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
+from slipstream.client import Guide
 from slipstream.gateway.errors import ApiError, unsupported
-from slipstream.gateway.generation import Delta, Wanted
-from slipstream.gateway.openai.answers import Answer
-from slipstream.gateway.openai.requests import GenerationFields, Text
+from slipstream.gateway.generation import Wanted
+from slipstream.gateway.openai.messages import ChatMessage, check_messages
+from slipstream.gateway.openai.requests import GenerationFields
 from slipstream.gateway.served_model import ServedModel
-
-Role = Literal["system", "developer", "user", "assistant", "tool"]
-
-
-class ContentPart(BaseModel):
-    """One part of a message; a model that reads text takes text."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(max_length=64)
-    text: Text | None = None
+from slipstream.gateway.tools.definitions import NamedTool, Tool, ToolChoice, call_guide
+from slipstream.gateway.tools.forms import Conversation, ToolForm, ToolReading, conversation
 
 
-class ChatMessage(BaseModel):
-    """One turn of the conversation."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Role
-    content: Text | list[ContentPart] | None = None
-    name: str | None = Field(None, max_length=64)
-    tool_calls: list[dict[str, Any]] | None = Field(None, max_length=128)
-    tool_call_id: str | None = Field(None, max_length=128)
-    refusal: str | None = None
-
-    def for_template(self) -> dict[str, Any]:
-        """As chat templates read it: content is one text, and a developer is a system."""
-        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self._text()}
-        if self.tool_calls:
-            message["tool_calls"] = self.tool_calls
-        return message
-
-    def _text(self) -> str:
-        if self.content is None or isinstance(self.content, str):
-            return self.content or ""
-        other = next((part.type for part in self.content if part.type != "text"), None)
-        if other is not None:
-            raise unsupported("messages", other, "the model reads text; send parts of type text")
-        return "\n".join(part.text or "" for part in self.content)
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """The chat that a request of another API comes down to."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ApiError(400, f"{where}: {first['msg']}", param=where) from error
 
 
 class ChatRequest(GenerationFields):
@@ -60,15 +34,19 @@ class ChatRequest(GenerationFields):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
 
-    def wanted(self, model: ServedModel) -> Wanted:
-        """The generation to ask for; `ApiError` says what cannot be done."""
+    def wanted(self, model: ServedModel, form: ToolForm | None) -> Wanted:
+        """The generation to ask for; `ApiError` says what cannot be done. `form` is that of the model's calls."""
         self.refuse_unserved()
-        if self.top_logprobs:
-            raise unsupported("top_logprobs", self.top_logprobs, "the engine gives those of the chosen tokens; send 0")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ApiError(400, "top_logprobs: needs logprobs true", param="top_logprobs")
-        ids = model.chat_prompt([message.for_template() for message in self.messages])
+        self._refuse_unserved()
+        check_messages(self.messages)
+        self._check_tools(form)
+        talk = self.conversation(model, form)
+        ids = model.chat_prompt(talk.messages, talk.tools)
         room = model.room_for_output(ids)
         limit = self.max_completion_tokens or self.max_tokens or room
         return Wanted(
@@ -76,47 +54,67 @@ class ChatRequest(GenerationFields):
             max_tokens=min(limit, room),
             sampling=self.sampling(),
             stop=self.stops(),
-            guide=None if self.response_format is None else self.response_format.guide(),
+            guide=self._guide(),
             log_probs=self.logprobs,
             ignores_end=self.ignore_eos,
         )
 
+    def conversation(self, model: ServedModel, form: ToolForm | None) -> Conversation:
+        """The messages and the tools as the model's chat template reads them."""
+        messages = [message.for_template() for message in self.messages]
+        return conversation(messages, [tool.for_template() for tool in self._offered()], form, model.template)
 
-class ChatAnswer(Answer):
-    """The answers to one chat request."""
+    def reading(self, form: ToolForm | None) -> ToolReading | None:
+        """How the answer is to be read; none where no tool is offered."""
+        offered = self._offered()
+        if not offered or form is None:
+            return None
+        return ToolReading(
+            form=form,
+            names=frozenset(tool.function.name for tool in offered),
+            is_forced=self._is_forced,
+            is_single=self.parallel_tool_calls is False,
+        )
 
-    prefix = "chatcmpl"
-    whole_object = "chat.completion"
-    piece_object = "chat.completion.chunk"
+    @property
+    def _is_forced(self) -> bool:
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
-    def opening(self, index: int) -> dict[str, Any]:
-        """The first event of a stream names the role."""
-        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    def _offered(self) -> list[Tool]:
+        """The tools that the model may call."""
+        if self.tools is None or self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
+        return self.tools
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        content = {"content": delta.text} if delta.text else {}
-        return {
-            "index": index,
-            "delta": content,
-            "logprobs": self._log_probs(delta) if delta.log_probs else None,
-            "finish_reason": delta.finish,
-        }
+    def _guide(self) -> Guide | None:
+        if self._is_forced:
+            return call_guide(self._offered())
+        return None if self.response_format is None else self.response_format.guide()
 
-    def choice(self, index: int, text: str, deltas: list[Delta]) -> dict[str, Any]:
-        log_probs = [entry for delta in deltas for entry in self._entries(delta)]
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": {"content": log_probs, "refusal": None} if self.wants_log_probs else None,
-            "finish_reason": deltas[-1].finish,
-        }
+    def _refuse_unserved(self) -> None:
+        if self.top_logprobs:
+            raise unsupported("top_logprobs", self.top_logprobs, "the engine gives those of the chosen tokens; send 0")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs: needs logprobs true", param="top_logprobs")
 
-    def _log_probs(self, delta: Delta) -> dict[str, Any]:
-        return {"content": self._entries(delta), "refusal": None}
-
-    def _entries(self, delta: Delta) -> list[dict[str, Any]]:
-        entries = []
-        for token in delta.log_probs:
-            text = self.model.tokenizer.decode([token.token_id], skip_special_tokens=False)
-            entries.append({"token": text, "logprob": token.log_prob, "bytes": list(text.encode()), "top_logprobs": []})
-        return entries
+    def _check_tools(self, form: ToolForm | None) -> None:
+        if not self.tools:
+            given: dict[str, Any] = {"tool_choice": self.tool_choice, "parallel_tool_calls": self.parallel_tool_calls}
+            wrong = next((name for name, value in given.items() if value not in (None, "none", "auto", True)), None)
+            if wrong is not None:
+                raise ApiError(400, f"{wrong}: there are no tools", param=wrong)
+            return
+        names = [tool.function.name for tool in self.tools]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            found = self.tool_choice.function.name
+            raise ApiError(400, f"tool_choice: {found!r} is none of the tools {', '.join(names)}", param="tool_choice")
+        if not self._offered():
+            return
+        if form is None:
+            raise unsupported("tools", names[0], "the model's chat template knows none; leave them out")
+        if self.response_format is not None and self.response_format.type != "text" and not self._is_forced:
+            raise unsupported(
+                "response_format", self.response_format.type, "beside tools that may be called; set tool_choice"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from slipstream.gateway.errors import ApiError, unsupported
 from slipstream.gateway.generation import Delta, Wanted
-from slipstream.gateway.openai.answers import Answer
+from slipstream.gateway.openai.answers import ChoicesAnswer
 from slipstream.gateway.openai.requests import GenerationFields, Text
 from slipstream.gateway.served_model import ServedModel
 
@@ -33,12 +34,14 @@ class CompletionRequest(GenerationFields):
         return [self._of(ids, model) for ids in self._prompts(model)]
 
     def _refuse_unserved(self) -> None:
-        if self.echo:
-            raise unsupported("echo", found=True, mend="put the prompt before the answer yourself")
+        if self.echo and self.logprobs is not None:
+            raise unsupported("echo", found=True, mend="with logprobs: the engine gives none of the prompt's")
         if self.logprobs:
             raise unsupported("logprobs", self.logprobs, "the engine gives those of the chosen tokens; send 0")
-        if self.best_of is not None and self.best_of > 1:
-            raise unsupported("best_of", self.best_of, "send 1")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
+        if self.best_of is not None and self.best_of > (self.n or 1):
+            raise unsupported("best_of", self.best_of, "nothing ranks the choices; send as many as n")
         if self.suffix:
             raise unsupported("suffix", self.suffix, "the model writes forward only; leave it out")
 
@@ -64,26 +67,34 @@ class CompletionRequest(GenerationFields):
         )
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(ChoicesAnswer):
     """The answers to one request for completions."""
 
     prefix = "cmpl"
     whole_object = "text_completion"
     piece_object = "text_completion"
 
-    def opening(self, index: int) -> dict[str, Any] | None:  # noqa: ARG002 - the base's signature
-        """There is no role to name."""
-        return None
+    def __init__(self, model: ServedModel, request: CompletionRequest, wanted: Sequence[Wanted]) -> None:
+        super().__init__(model, wants_log_probs=request.logprobs is not None, include_usage=request.includes_usage)
+        self._each = request.n or 1
+        self._echoed = [model.tokenizer.decode(one.prompt_ids) for one in wanted] if request.echo else []
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The prompt, if it is to be echoed; there is no role to name."""
+        return self._choice(index, self._echoed[index // self._each], []) if self._echoed else None
 
     def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        return self.choice(index, delta.text, [delta])
+        return self._choice(index, delta.text, [delta])
 
     def choice(self, index: int, text: str, deltas: list[Delta]) -> dict[str, Any]:
+        return self._choice(index, self._echoed[index // self._each] + text if self._echoed else text, deltas)
+
+    def _choice(self, index: int, text: str, deltas: list[Delta]) -> dict[str, Any]:
         return {
             "index": index,
             "text": text,
             "logprobs": self._log_probs(deltas) if self.wants_log_probs else None,
-            "finish_reason": deltas[-1].finish,
+            "finish_reason": deltas[-1].finish if deltas else None,
         }
 
     def _log_probs(self, deltas: list[Delta]) -> dict[str, Any]:

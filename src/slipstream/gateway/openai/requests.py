@@ -25,6 +25,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
+    include_obfuscation: bool | None = None  # padding against eavesdroppers of lengths, of which there is none here
 
 
 class JsonSchema(BaseModel):
@@ -80,6 +81,13 @@ class GenerationFields(BaseModel):
     metadata: dict[str, str] | None = Field(None, max_length=16)
     store: bool | None = None
     service_tier: str | None = Field(None, max_length=32)
+    safety_identifier: str | None = Field(None, max_length=512)
+    prompt_cache_key: str | None = Field(None, max_length=512)
+
+    @property
+    def includes_usage(self) -> bool:
+        """A stream ends with the tokens it took."""
+        return self.stream and self.stream_options is not None and self.stream_options.include_usage
 
     def stops(self) -> tuple[str, ...]:
         """Texts that end the output."""
@@ -111,6 +119,8 @@ class GenerationFields(BaseModel):
             raise unsupported("logit_bias", self.logit_bias, "the engine has no bias on logits; leave it out")
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options: is for streams; set stream to true", param="stream_options")
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            raise unsupported("stream_options", "include_obfuscation", "nothing is padded here; send false")
 
     def _penalized(self, sampling: Sampling) -> Sampling:
         return replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.openai.chat import ChatMessage
+from slipstream.gateway.openai.messages import ChatMessage
 from slipstream.gateway.openai.requests import Text
 from slipstream.gateway.served_model import ServedModel
 
