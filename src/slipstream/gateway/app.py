@@ -17,6 +17,7 @@ from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.responses.routes import add_responses
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -31,6 +32,7 @@ def create_app(services: Services) -> FastAPI:
     _add_errors(app)
     add_completions(app, services)
     add_messages(app, services)
+    add_responses(app, services)
     _add_models(app, services.models)
     _add_tokens(app, services.models)
     _add_operations(app, services)

@@ -19,6 +19,7 @@ from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationS
 from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_responses import ResponsesSpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.groups import (
@@ -52,6 +53,7 @@ __all__ = [
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "ResponsesSpec",
     "RoutingSpec",
     "RuntimeSpec",
     "SecuritySpec",
