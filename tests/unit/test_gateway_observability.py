@@ -199,3 +199,10 @@ def test_who_watches_is_neither_counted_nor_logged(base: str, log: StringIO) -> 
     sample(base, "up")
     assert sample(base, "slipstream_gateway_requests_total", route="/metrics") is None
     assert log.getvalue() == ""
+
+
+def test_the_backends_of_a_model_are_shown(base: str) -> None:
+    with urllib.request.urlopen(f"{base}/metrics", timeout=10) as page:
+        lines = [line for line in page.read().decode().splitlines() if line.startswith("slipstream_gateway_backend")]
+    assert sum(line.endswith(" 1.0") and 'state="up"' in line for line in lines) == 1
+    assert sum('state="' in line for line in lines) == 4

@@ -47,6 +47,11 @@ class Security:
             audit = AuditLog(root / spec.audit.file, max_bytes=spec.audit.max_bytes, kept_files=spec.audit.kept_files)
         return cls(finders=finders, audit=audit)
 
+    def close(self) -> None:
+        """Let go of the audit log."""
+        if self.audit is not None:
+            self.audit.close()
+
 
 def guard(app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics) -> None:
     """Put the guards around `app`; a request meets envelope, loopback, CORS, authentication and body in this order."""
