@@ -54,6 +54,7 @@ class Received:
     shapes: dict[str, list[int]]
     outputs: list[str]
     wants_empty_final: bool
+    metadata: dict[str, str] = field(default_factory=dict)  # of the gRPC call
 
 
 @dataclass(slots=True)
@@ -133,6 +134,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     async def _answer(self, message: Any, context: Any) -> AsyncIterator[Any]:
         triton = self._triton
         request = _decode(message)
+        request.metadata = {key: str(value) for key, value in context.invocation_metadata()}
         triton.note(triton.received, request)
         refusal = _refusal(message, known=triton.models)
         if refusal is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self._reply = reply
         self._is_lost = False
         self._call: Any = None  # what __del__ finds if the channel refuses
-        self._call = method(reply.message, timeout=reply.remaining_s)
+        self._call = method(reply.message, timeout=reply.remaining_s, metadata=reply.request.metadata)
 
     async def __anext__(self) -> Chunk:
         while not self._reply.is_over:
@@ -93,7 +93,8 @@ class AsyncStream(AsyncIterator[Chunk]):
             self._fail(code, details, error)
         else:
             await asyncio.sleep(delay_s)
-            self._call = self._method(self._reply.message, timeout=self._reply.remaining_s)
+            reply = self._reply
+            self._call = self._method(reply.message, timeout=reply.remaining_s, metadata=reply.request.metadata)
 
     def _fail(self, code: str, details: str, cause: BaseException) -> None:
         if self._is_lost:
@@ -137,8 +138,9 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
     def _stream_method(self) -> Any:
         return self._call
 
-    def _call(self, message: Any, *, timeout: float | None) -> Http2Call:
-        call: Http2Call = self._channel.call(STREAM_INFER, message.SerializeToString(), timeout=timeout)
+    def _call(self, message: Any, *, timeout: float | None, metadata: Sequence[tuple[str, str]]) -> Http2Call:
+        body = message.SerializeToString()
+        call: Http2Call = self._channel.call(STREAM_INFER, body, timeout=timeout, metadata=metadata)
         return call
 
     def _open(self, method: Any, reply: Reply) -> AsyncStream:

@@ -23,7 +23,7 @@ class Stream(Iterator[Chunk]):
     def __init__(self, method: Any, reply: Reply) -> None:
         self._method = method
         self._reply = reply
-        self._call = method(reply.message, timeout=reply.remaining_s)
+        self._call = method(reply.message, timeout=reply.remaining_s, metadata=reply.request.metadata)
         self._is_reading = False
         self._releasing = threading.Lock()
 
@@ -104,7 +104,8 @@ class Stream(Iterator[Chunk]):
             self._reply.fail(code, details, cause=error)
         else:
             time.sleep(delay_s)
-            self._call = self._method(self._reply.message, timeout=self._reply.remaining_s)
+            reply = self._reply
+            self._call = self._method(reply.message, timeout=reply.remaining_s, metadata=reply.request.metadata)
 
 
 class TritonClient(Calls[Stream, Completion]):

@@ -32,6 +32,7 @@ class TextRequest:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()  # of the gRPC call, in lower case: a `traceparent`
     request_id: str = field(default_factory=new_request_id)
 
     @property
@@ -72,6 +73,7 @@ class TokenRequest:
     bad_ids: tuple[tuple[int, ...], ...] = ()
     guide: Guide | None = None
     log_probs: bool = False  # of each token that is chosen
+    metadata: tuple[tuple[str, str], ...] = ()  # of the gRPC call, in lower case: a `traceparent`
     request_id: str = field(default_factory=new_request_id)
 
     @property

@@ -32,7 +32,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    guard(app, services.security, spec, services.metrics)
+    guard(app, services.security, spec, services.metrics, services.tracing)
     app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
     add_completions(app, services)

@@ -12,6 +12,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.logs import set_log_level
 from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.observability.tracing import Tracing
 from slipstream.gateway.observability.triton_metrics import TritonMetrics, TritonPage
 from slipstream.gateway.queueing.capacity import Capacity
 from slipstream.gateway.routing import Backends
@@ -21,6 +22,7 @@ from slipstream.gateway.services import Models, Services
 from slipstream.gateway.shared_admission import SharedAdmission
 from slipstream.gateway.shared_backends import SharedBackends
 from slipstream.gateway_config import GatewayConfig, UpstreamConfig
+from slipstream.spec import GatewaySpec
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
 
@@ -61,6 +63,7 @@ class Assembly:
             admission=self._admission.admission(spec, limits_store),
             metrics=self._metrics,
             triton_metrics=_triton_metrics(config, self._metrics),
+            tracing=_tracing(spec, stack),
             security=security,
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
@@ -95,6 +98,15 @@ def _read(model_dir: Path) -> _Text:
 def _stamp(model_dir: Path) -> tuple[int, ...]:
     files = [model_dir / name for name in _TEXT_FILES]
     return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+
+
+def _tracing(spec: GatewaySpec, stack: AsyncExitStack) -> Tracing | None:
+    observed = spec.observability
+    if observed.otlp_endpoint is None:
+        return None
+    tracing = Tracing(observed.otlp_endpoint, share=observed.trace_share)
+    stack.push_async_callback(asyncio.to_thread, tracing.close)
+    return tracing
 
 
 def _triton_metrics(config: GatewayConfig, metrics: Metrics) -> TritonMetrics | None:

@@ -82,10 +82,10 @@ class Generation:
         self._ends = () if wanted.ignores_end else model.tokenizer.eos_ids
         self._detokenizer = Detokenizer(model.tokenizer)
         self._stops = StopMatcher(wanted.stop) if wanted.stop else None
-        self._request = _token_request(wanted, self._ends)
         self._deadline_s = deadline_s
         self._model = model
         self._exchange = exchange or Exchange()
+        self._request = _token_request(wanted, self._ends, self._exchange.record.trace_headers)
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """Every piece of text as it comes, without empty ones, then the reason of the end; `ApiError` on a failure."""
@@ -142,7 +142,7 @@ class Generation:
         return ids[:-1] if ids and ids[-1] in self._ends else ids
 
 
-def _token_request(wanted: Wanted, ends: tuple[int, ...]) -> TokenRequest:
+def _token_request(wanted: Wanted, ends: tuple[int, ...], metadata: tuple[tuple[str, str], ...]) -> TokenRequest:
     return TokenRequest(
         input_ids=wanted.prompt_ids,
         max_tokens=wanted.max_tokens,
@@ -151,4 +151,5 @@ def _token_request(wanted: Wanted, ends: tuple[int, ...]) -> TokenRequest:
         stop_ids=tuple((token,) for token in ends[1:]),
         guide=wanted.guide,
         log_probs=wanted.log_probs,
+        metadata=metadata,
     )

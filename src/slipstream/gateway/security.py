@@ -18,6 +18,7 @@ from slipstream.gateway.keys import NO_KEYS, KeyFile
 from slipstream.gateway.loopback_only import LoopbackOnly
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.observability.middleware import Observability
+from slipstream.gateway.observability.tracing import Tracing
 from slipstream.gateway.request_envelope import RequestEnvelope
 from slipstream.gateway.watched_file import WatchedFile
 from slipstream.gateway.web_tokens import TokenCheck
@@ -53,7 +54,9 @@ class Security:
             self.audit.close()
 
 
-def guard(app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics) -> None:
+def guard(
+    app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics, tracing: Tracing | None = None
+) -> None:
     """Put the guards around `app`; a request meets envelope, loopback, CORS, authentication and body in this order."""
     settings, limits = spec.security, spec.connections
     # The one that is added last is met first.
@@ -76,7 +79,8 @@ def guard(app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics)
         )
     if not security.finders:
         app.add_middleware(LoopbackOnly, allowed_origins=settings.cors_origins)
-    app.add_middleware(Observability, metrics=metrics, spec=spec.observability)  # sees what the others refuse
+    # It sees what the others refuse.
+    app.add_middleware(Observability, metrics=metrics, spec=spec.observability, tracing=tracing)
     app.add_middleware(RequestEnvelope, audit=security.audit, is_https=settings.tls is not None)
 
 

@@ -15,6 +15,7 @@ from slipstream.gateway.observability import families
 from slipstream.gateway.observability.logs import log_request
 from slipstream.gateway.observability.metrics import Metrics, Reading
 from slipstream.gateway.observability.record import span_of
+from slipstream.gateway.observability.tracing import Tracing
 from slipstream.spec import GatewayObservabilitySpec
 
 _UNCOUNTED = ("/metrics",)
@@ -25,8 +26,11 @@ _WEBSOCKET_ACCEPTED, _FAILED = 101, 500
 class Observability:
     """Wraps the application; nothing is measured of what it does not see."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, spec: GatewayObservabilitySpec) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, spec: GatewayObservabilitySpec, tracing: Tracing | None
+    ) -> None:
         self._app = app
+        self._tracing = tracing
         self._metrics = metrics
         self._has_header = spec.overhead_header
         self._open = metrics.open_exchanges
@@ -49,11 +53,14 @@ class Observability:
             await send(message)
 
         self._open[id(exchange)] = exchange
+        span = None if self._tracing is None else self._tracing.begin(exchange, scope)
         try:
             await self._app(scope, receive, observed)
         finally:
             del self._open[id(exchange)]
             self._end(exchange, scope, status)
+            if self._tracing is not None and span is not None:
+                self._tracing.end(span, exchange, route=_route(scope), status=status)
 
     def _begin(self, exchange: Exchange, scope: Scope, message: Message) -> None:
         """The first byte is about to leave."""

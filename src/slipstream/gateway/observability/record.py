@@ -45,6 +45,7 @@ class Record:
     route_reason: str = ""  # why this model or this backend
     queued_s: float = 0.0  # in the gateway, waiting for a turn
     error_code: str = ""  # of the answer that was a refusal or a failure
+    trace_headers: tuple[tuple[str, str], ...] = ()  # that go along to Triton
 
 
 @dataclass(frozen=True, slots=True)
