@@ -9,6 +9,7 @@ from pathlib import Path
 import uvloop
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.memory import settle_memory
 from slipstream.gateway.observability.logs import write_logs_as_json
 from slipstream.gateway.redaction import redact_logs
 from slipstream.gateway.server import GatewayServer
@@ -36,7 +37,7 @@ def serve_gateway(config_file: Path) -> int:
 
 
 async def _serve(config_file: Path) -> None:
-    await GatewayServer(config_file).serve()
+    await GatewayServer(config_file, loaded=settle_memory).serve()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -35,8 +35,10 @@ _BACKLOG = 2048
 class GatewayServer:
     """Serves what the file at `path` says, until this process is told to end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, loaded: Callable[[], None] | None = None) -> None:
+        """`loaded` is called once, before the first request."""
         self._path = path
+        self._loaded = loaded
         self._lifecycle = Lifecycle()
         self._app = ReloadingApp(Assembly(self._lifecycle, os.environ).services, create_app, self._lifecycle)
         self._config: GatewayConfig  # that serves
@@ -53,6 +55,8 @@ class GatewayServer:
             with _listen(config) as listener:
                 server = _Server(_uvicorn_config(self._app, config))
                 self._obey_signals(server)
+                if self._loaded is not None:
+                    self._loaded()
                 write_outcome(self._path, Outcome(pid=os.getpid()))
                 _log.info("serving %s", config.url)
                 await server.serve(sockets=[listener])
