@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from slipstream.client import AsyncTritonClient
+from slipstream.client import http2_frames as frames
+from slipstream.client.http2 import _Connection
+from slipstream.client.http2_call import Http2Call
 from slipstream.client.http2_frames import literal
 from slipstream.client.responses import SameResponse, parsed
 from slipstream.errors import SlipstreamError
@@ -139,13 +142,64 @@ def test_a_response_like_the_one_before_needs_no_parser() -> None:
     assert same.token(a_response([123_456], is_final=False)) == 123_456
 
 
-def a_response(ids: list[int], *, is_final: bool) -> bytes:
+def test_a_response_of_the_same_size_that_says_something_else_is_parsed() -> None:
+    same = SameResponse()
+    first = a_response([70_000], is_final=False)
+    same.learn(first, parsed(first))
+    for other in (a_response([70_000], is_final=False, length=0), first.replace(b"17", b"18")):
+        assert len(other) == len(first)
+        assert same.token(other) is None
+
+
+def a_response(ids: list[int], *, is_final: bool, length: int | None = None) -> bytes:
     message = pb.ModelStreamInferResponse()
     message.infer_response.model_name, message.infer_response.id = "tensorrt_llm", "17"
     message.infer_response.parameters["triton_final_response"].bool_param = is_final
-    raws = {"output_ids": struct.pack(f"<{len(ids)}i", *ids), "sequence_length": struct.pack("<i", len(ids))}
+    raws = {
+        "output_ids": struct.pack(f"<{len(ids)}i", *ids),
+        "sequence_length": struct.pack("<i", length if length is not None else len(ids)),
+    }
     for name, raw in raws.items():
         message.infer_response.outputs.add(name=name, datatype="INT32", shape=[1, 1, len(raw) // 4])
         message.infer_response.raw_output_contents.append(raw)
     serialized: bytes = message.SerializeToString()
     return serialized
+
+
+def test_no_more_is_sent_than_the_server_has_room_for() -> None:
+    async def use() -> None:
+        wire = _Wire()
+        connection = _Connection(lambda: None)
+        connection.connection_made(wire)
+        connection.data_received(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 10}))
+        connection.start(Http2Call(b"", b"x" * 95, None, asyncio.get_running_loop()))
+        assert wire.sent_data() == [10]
+        connection.data_received(frames.window_update(1, 40))
+        assert wire.sent_data() == [10, 40]
+        connection.data_received(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 35}))
+        assert wire.sent_data() == [10, 40, 25]
+        connection.data_received(frames.window_update(1, 1000))
+        assert wire.sent_data() == [10, 40, 25, 25]
+
+    asyncio.run(use())
+
+
+class _Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def sent_data(self) -> list[int]:
+        """The sizes of the frames of data."""
+        rest, sizes = self.written.removeprefix(frames.PREFACE), []
+        while rest:
+            size = int.from_bytes(rest[:3], "big")
+            if rest[3] == frames.Kind.DATA:
+                sizes.append(size)
+            rest = rest[frames.HEADER_BYTES + size :]
+        return sizes
