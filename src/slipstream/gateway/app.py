@@ -31,7 +31,7 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    guard(app, services.security, spec)
+    guard(app, services.security, spec, services.metrics)
     app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
     _add_errors(app)
     add_completions(app, services)
@@ -90,7 +90,8 @@ def _add_errors(app: FastAPI) -> None:
     """Every failure leaves as OpenAI's error object."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        exchange_of(request).record.error_code = error.code or ""
         return _error(error)
 
     @app.exception_handler(SlipstreamError)
