@@ -189,11 +189,15 @@ def test_the_audit_log_says_who_what_and_how_much_and_no_text(triton: FakeTriton
     made = KeyFile(tmp_path / "keys.json").add("alice", Grant())
     audit = {"file": "audit.jsonl"}
     with gateway(services(triton, tmp_path, keys_file="keys.json", audit=audit)) as url:
-        ask(f"{url}/v1/chat/completions?key=hidden", CHAT, {"authorization": f"Bearer {made.text}"})
-        ask(f"{url}/v1/chat/completions", CHAT, {"authorization": "Bearer sk-wrong-wrong"})
-        ask(f"{url}/{made.text}")
+        ask(
+            f"{url}/v1/chat/completions?key=hidden", CHAT, {"authorization": f"Bearer {made.text}", "x-request-id": "1"}
+        )
+        ask(f"{url}/v1/chat/completions", CHAT, {"authorization": "Bearer sk-wrong-wrong", "x-request-id": "2"})
+        ask(f"{url}/{made.text}", headers={"x-request-id": "3"})
+        ask(f"{url}/health/live")
     text = (tmp_path / "audit.jsonl").read_text()
-    first, second, third = map(json.loads, text.splitlines())
+    # A line is written when its request has ended, which is after its client has the answer.
+    first, second, third = sorted(map(json.loads, text.splitlines()), key=lambda line: line["request_id"])
     assert (first["caller"], first["name"], first["model"], first["status"]) == (made.key.id, "alice", "small", 200)
     assert (first["method"], first["path"], first["is_complete"]) == ("POST", "/v1/chat/completions", True)
     assert first["input_tokens"] > 0
