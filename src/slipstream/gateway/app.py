@@ -21,6 +21,7 @@ from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
+from slipstream.gateway.responses.routes import add_responses
 from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
@@ -37,6 +38,7 @@ def create_app(services: Services) -> FastAPI:
     add_completions(app, services)
     add_messages(app, services)
     _add_models(app, services)
+    add_responses(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
     add_complexity(app, services)
