@@ -173,6 +173,20 @@ def test_a_client_that_does_not_read_is_given_up_and_its_slot_is_free(base: str,
         assert b"[DONE]" not in read_to_end(connection)
 
 
+def test_a_socket_that_does_not_read_is_given_up_too(base: str, triton: FakeTriton) -> None:
+    already = len(triton.cancelled)
+    event = json.dumps({"type": "response.create", "model": "small", "input": "hi"}).encode()
+    with connect(base, receive_buffer=4096) as connection:
+        connection.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert parse(connection.recv(4096)).status == 101
+        # A text frame, under a mask that changes nothing.
+        connection.sendall(b"\x81" + bytes([0x80 | len(event)]) + bytes(4) + event)
+        assert len(triton.wait_until_cancelled(already + 1)) == already + 1
+
+
 def test_an_answer_that_stays_unread_does_not_hold_its_connection(base: str) -> None:
     """Also where it is too short to pause the writing, and complete long ago."""
     with connect(base, receive_buffer=2048) as connection:
