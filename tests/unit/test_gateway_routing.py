@@ -29,7 +29,7 @@ def a_triton(text: str = "fox", **changes: Any) -> FakeTriton:
 def serving(fallbacks: Mapping[str, tuple[str, ...]] | None = None, **models: list[str]) -> Callable[[], Services]:
     spec = GatewaySpec(fallbacks=dict(fallbacks or {}))
     return lambda: Services(
-        spec=spec, models=Models([a_model(*where, name=name, routing=QUIET) for name, where in models.items()])
+        spec=spec, models=Models([a_model(where, name, routing=QUIET) for name, where in models.items()])
     )
 
 
