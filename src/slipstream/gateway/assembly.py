@@ -45,6 +45,7 @@ class Assembly:
         """
         spec = config.settings
         security = Security.open(spec.security, root=config.root)
+        stack.callback(security.close)
         refuse_open_host(spec.host, security)
         self._texts = {one.model_dir: await self._text(one.model_dir) for one in config.upstreams}
         limits_store = self._admission.open_store(spec, self._environ, stack)
