@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.caching.opening import open_responses
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.routing import Backends
@@ -43,11 +45,13 @@ class Assembly:
         self._texts = {one.model_dir: await self._text(one.model_dir) for one in config.upstreams}
         # The last step that can fail: it changes what the configuration before is served by, too.
         backends = await self._backends.open(config, stack)
+        metrics = before.metrics if before else Metrics()
         models = [_model(one, self._texts[one.model_dir], backends[one.name]) for one in config.upstreams]
         return Services(
             spec=spec,
             models=Models(models),
-            metrics=before.metrics if before else Metrics(),
+            responses=open_responses(spec, os.environ, metrics, stack, before.responses if before else None),
+            metrics=metrics,
             security=security,
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
@@ -92,4 +96,6 @@ def _model(upstream: UpstreamConfig, text: _Text, backends: Backends) -> ServedM
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
         backends=backends,
+        digest=upstream.digest,
+        is_deterministic=upstream.is_deterministic,
     )

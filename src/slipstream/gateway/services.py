@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slipstream.gateway.admission import Admission
+from slipstream.gateway.caching.responses import ResponseCache
 from slipstream.gateway.caller import current_caller
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
@@ -51,6 +52,7 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    responses: ResponseCache | None = None
     admission: Admission = field(default_factory=Admission)
     metrics: Metrics = field(default_factory=Metrics)
     security: Security = field(default_factory=Security)

@@ -34,6 +34,8 @@ async def answer_request(
         for one in wanted
         for number in range(each)
     ]
+    if services.responses is not None:
+        await services.responses.look_up(exchange, request, generations, answer.model)
     exchange.model, exchange.generations = answer.model.name, generations
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     parts = (

@@ -108,6 +108,7 @@ BACKEND_STATE = _gauge("backend_state", "1 for the state that a backend is in, e
 BACKEND_TOKENS = _gauge("backend_outstanding_tokens", "Tokens that a backend was asked for and still owes", "backend")
 COMPLEXITY = _counter("complexity", "Decisions of the routing by complexity", "tier", "model", "reason")
 CACHE = _counter("cache", "Look-ups in the gateway's caches: hit, miss or bypass", "cache", "result")
+CACHE_STORES = _counter("cache_stores", "Values that a cache took", "cache")
 CACHE_BYTES = _gauge("cache_bytes", "Memory that a cache takes", "cache")
 RELOADS = _counter("reloads", "Configurations that were read again: taken or refused", "result")
 TRITON_SCRAPES = _counter("triton_scrapes", "Readings of Triton's metrics, by outcome: ok or unreachable", "result")
@@ -135,6 +136,7 @@ FAMILIES = (
     BACKEND_TOKENS,
     COMPLEXITY,
     CACHE,
+    CACHE_STORES,
     CACHE_BYTES,
     RELOADS,
     TRITON_SCRAPES,
