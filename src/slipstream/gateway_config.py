@@ -25,6 +25,8 @@ class UpstreamConfig(Group):
     context_tokens: int
     digest: str | None = None  # over everything that decides its answers, if that is known
     is_deterministic: bool = False
+    kv_tokens: int | None = None  # of all its Tritons together; none is not known
+    choices: int | None = None  # that run at one time
 
 
 class GatewayConfig(Group):

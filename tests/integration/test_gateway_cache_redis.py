@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream.gateway.caching.opening import open_responses
+from slipstream.gateway.caching.opening import open_cache
 from slipstream.gateway.caching.stores import RedisValues
 from slipstream.gateway.limits.redis_store import connect
 from slipstream.gateway.observability.metrics import Metrics
@@ -61,7 +61,7 @@ def a_gateway(redis: RedisServer, triton: FakeTriton) -> Iterator[str]:
             spec=SPEC,
             models=models,
             metrics=metrics,
-            responses=open_responses(SPEC, {"REDIS_URL": redis.url}, metrics, stack),
+            cache=open_cache(SPEC, {"REDIS_URL": redis.url}, metrics, stack),
         )
 
     with gateway(make) as url:

@@ -45,7 +45,7 @@ def cached_gateway(
         def make() -> Services:
             known = {"digest": "d1", "is_deterministic": True} | model
             served = Models([replace(a_model(triton.address), **known)])
-            return change(Services(spec=GatewaySpec(), models=served, responses=a_cache()))
+            return change(Services(spec=GatewaySpec(), models=served, cache=a_cache()))
 
         with gateway(make) as url:
             yield url, triton
@@ -172,7 +172,7 @@ def test_callers_do_not_see_each_others_answers_unless_told_to(is_shared: bool, 
     callers = {name: Caller(id=name, name=name) for name in ("a", "b")}
 
     def change(made: Services) -> Services:
-        return replace(made, security=Security(finders=[callers.get]), responses=a_cache(shared=is_shared))
+        return replace(made, security=Security(finders=[callers.get]), cache=a_cache(shared=is_shared))
 
     with cached_gateway(change=change) as (url, _):
         ask(url, headers={"authorization": "Bearer a"})
@@ -207,12 +207,28 @@ def test_an_answer_whose_client_left_is_not_kept() -> None:
 
 def test_a_long_answer_is_not_kept() -> None:
     long = Script(pieces=[[byte_level().encode("a")[0]]] * 600)
-    with cached_gateway(long, change=lambda made: replace(made, responses=a_cache(max_answer_bytes=1024))) as (url, _):
+    with cached_gateway(long, change=lambda made: replace(made, cache=a_cache(max_answer_bytes=1024))) as (url, _):
         assert [ask(url, max_tokens=900)[0] for _ in range(2)] == ["miss", "miss"]
 
 
+def test_look_ups_are_counted_and_a_hit_is_nothing_that_an_engine_did() -> None:
+    def change(made: Services) -> Services:
+        spec = CacheSpec()
+        store = MemoryValues(max_bytes=spec.max_bytes, ttl_s=spec.ttl_s)
+        return replace(made, cache=ResponseCache(spec, store, made.metrics))
+
+    with cached_gateway(change=change) as (url, _):
+        ask(url), ask(url), ask(url), ask(url, temperature=1)
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+            page = answer.read().decode()
+    for result, count in (("hit", 2.0), ("miss", 1.0), ("bypass", 1.0)):
+        assert f'slipstream_gateway_cache_total{{cache="response",result="{result}"}} {count}' in page
+    assert 'slipstream_gateway_cache_stores_total{cache="response"} 1.0' in page
+    assert 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="small"} 2.0' in page
+
+
 def test_without_a_cache_nothing_is_said_of_one() -> None:
-    with cached_gateway(change=lambda made: replace(made, responses=None)) as (url, triton):
+    with cached_gateway(change=lambda made: replace(made, cache=None)) as (url, triton):
         assert [ask(url)[0] for _ in range(2)] == [None, None]
         assert len(triton.received) == 2
 

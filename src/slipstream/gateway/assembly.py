@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.caching.opening import open_responses
+from slipstream.gateway.caching.opening import open_cache
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.queueing.capacity import Capacity
 from slipstream.gateway.routing import Backends
 from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
+from slipstream.gateway.shared_admission import SharedAdmission
 from slipstream.gateway.shared_backends import SharedBackends
 from slipstream.gateway_config import GatewayConfig, UpstreamConfig
 from slipstream.text.chat_template import ChatTemplate
@@ -27,8 +29,11 @@ _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.jso
 class Assembly:
     """Makes the services of one configuration after the other, in one process."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, environ: Mapping[str, str]) -> None:
         self._lifecycle = lifecycle
+        self._environ = environ
+        self._metrics = Metrics()
+        self._admission = SharedAdmission(self._metrics)
         self._backends = SharedBackends()
         self._texts: dict[Path, _Text] = {}
 
@@ -41,17 +46,19 @@ class Assembly:
         """
         spec = config.settings
         security = Security.open(spec.security, root=config.root)
+        stack.callback(security.close)
         refuse_open_host(spec.host, security)
         self._texts = {one.model_dir: await self._text(one.model_dir) for one in config.upstreams}
+        limits_store = self._admission.open_store(spec, self._environ, stack)
         # The last step that can fail: it changes what the configuration before is served by, too.
         backends = await self._backends.open(config, stack)
-        metrics = before.metrics if before else Metrics()
         models = [_model(one, self._texts[one.model_dir], backends[one.name]) for one in config.upstreams]
         return Services(
             spec=spec,
             models=Models(models),
-            responses=open_responses(spec, os.environ, metrics, stack, before.responses if before else None),
-            metrics=metrics,
+            cache=open_cache(spec, self._environ, self._metrics, stack, before.cache if before else None),
+            admission=self._admission.admission(spec, limits_store),
+            metrics=self._metrics,
             security=security,
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
@@ -98,4 +105,5 @@ def _model(upstream: UpstreamConfig, text: _Text, backends: Backends) -> ServedM
         backends=backends,
         digest=upstream.digest,
         is_deterministic=upstream.is_deterministic,
+        capacity=Capacity(kv_tokens=upstream.kv_tokens, choices=upstream.choices),
     )

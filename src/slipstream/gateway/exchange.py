@@ -36,6 +36,7 @@ class Exchange:
     record: Record = field(default_factory=Record)
     cache_control: str = ""  # the request's header
     session: str | None = None  # requests of one session stay on one backend
+    body_bytes: int = 0
     model: str | None = None  # that generates
     generations: Sequence[Generation] = ()  # they count their tokens
     status: int | None = None  # once the answer has begun

@@ -59,7 +59,7 @@ class LiveResponse(Response):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except ApiError as error:
                 assert not begun, "a failure behind the first part is a part"
-                headers = {**JSON_HEADERS, **error.headers}
+                headers = {**JSON_HEADERS, **self._late_headers, **error.headers}
                 raw = [(name.encode(), value.encode()) for name, value in headers.items()]
                 await self._begin(send, error.status, raw)
                 await send({"type": "http.response.body", "body": orjson.dumps(error.body()), "more_body": True})

@@ -11,6 +11,7 @@ from slipstream.gateway.caller import current_caller
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.observability.triton_metrics import TritonMetrics
 from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
@@ -52,9 +53,10 @@ class Services:
 
     spec: GatewaySpec
     models: Models
-    responses: ResponseCache | None = None
+    cache: ResponseCache | None = None
     admission: Admission = field(default_factory=Admission)
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics = field(default_factory=Metrics)  # one for the life of the process
+    triton_metrics: TritonMetrics | None = None
     security: Security = field(default_factory=Security)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     readiness: Readiness = field(default_factory=Readiness)

@@ -29,13 +29,14 @@ async def answer_request(
     each = request.n or 1
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
+    deadline_s, gaps = services.spec.request_timeout_s, services.metrics.gaps(answer.model.name)
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, exchange=exchange)
+        Generation(answer.model, one.numbered(number), deadline_s=deadline_s, exchange=exchange, gaps=gaps)
         for one in wanted
         for number in range(each)
     ]
-    if services.responses is not None:
-        await services.responses.look_up(exchange, request, generations, answer.model)
+    if services.cache is not None:
+        await services.cache.look_up(exchange, request, generations, answer.model)
     exchange.model, exchange.generations = answer.model.name, generations
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     parts = (

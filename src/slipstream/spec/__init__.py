@@ -23,6 +23,7 @@ from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_responses import ResponsesSpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
 from slipstream.spec.gateway_upstreams import BackendSpec, UpstreamSpec
@@ -62,6 +63,7 @@ __all__ = [
     "ModelSpec",
     "PortsSpec",
     "QuantizationSpec",
+    "ResponsesSpec",
     "RoutingSpec",
     "RuntimeSpec",
     "SecuritySpec",

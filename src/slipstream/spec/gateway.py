@@ -13,6 +13,7 @@ from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
+from slipstream.spec.gateway_responses import ResponsesSpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import SecuritySpec, is_loopback
 from slipstream.spec.gateway_upstreams import ModelName, UpstreamSpec
@@ -47,6 +48,7 @@ class GatewaySpec(Group):
         description="how models write calls of tools; `auto` takes it from the chat template, and a model whose"
         " template knows no tools is told of them in words if a form is named here",
     )
+    responses: ResponsesSpec = ResponsesSpec()
     routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
     fallbacks: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,

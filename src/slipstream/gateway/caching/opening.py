@@ -13,7 +13,7 @@ from slipstream.gateway.observability.metrics import Metrics
 from slipstream.spec import GatewaySpec
 
 
-def open_responses(
+def open_cache(
     spec: GatewaySpec,
     environ: Mapping[str, str],
     metrics: Metrics,

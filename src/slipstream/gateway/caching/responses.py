@@ -75,6 +75,7 @@ class ResponseCache:
             generation.source = lambda: self._recorded(generation, key)
         else:
             generation.needs_engine = False
+            generation.times.has_ended = True  # nothing waits for an engine
             generation.source = lambda: _replayed(generation, kept)
 
     async def _recorded(self, generation: Generation, key: str) -> AsyncGenerator[Delta]:
@@ -117,6 +118,7 @@ async def _replayed(generation: Generation, kept: Kept) -> AsyncGenerator[Delta]
     for delta in kept.deltas:
         generation.output_tokens += delta.tokens
         yield delta
+    generation.times.finish = kept.deltas[-1].finish or ""
     generation.output_tokens = kept.output_tokens  # with the tokens that end a text and show none
 
 

@@ -44,6 +44,15 @@ def error_event(error: ApiError) -> bytes:
     return event(error.body())
 
 
+def log_prob_entries(model: ServedModel, delta: Delta) -> list[dict[str, Any]]:
+    """The tokens of `delta` with their log-probabilities, as OpenAI's chat API lists them."""
+    entries = []
+    for token in delta.log_probs:
+        text = model.tokenizer.decode([token.token_id], skip_special_tokens=False)
+        entries.append({"token": text, "logprob": token.log_prob, "bytes": list(text.encode()), "top_logprobs": []})
+    return entries
+
+
 class Answer(ABC):
     """Writes the answers to one request; each API has its own."""
 

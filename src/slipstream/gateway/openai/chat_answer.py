@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from slipstream.gateway.generation import Delta
-from slipstream.gateway.openai.answers import ChoicesAnswer
+from slipstream.gateway.openai.answers import ChoicesAnswer, log_prob_entries
 from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.tools.forms import ToolReading
@@ -50,7 +50,7 @@ class ChatAnswer(ChoicesAnswer):
         return {
             "index": index,
             "delta": content,
-            "logprobs": {"content": self._entries(delta), "refusal": None} if delta.log_probs else None,
+            "logprobs": {"content": log_prob_entries(self.model, delta), "refusal": None} if delta.log_probs else None,
             "finish_reason": _finish(delta, reader),
         }
 
@@ -60,20 +60,13 @@ class ChatAnswer(ChoicesAnswer):
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
         if reply.calls:
             message |= {"content": reply.text or None, "tool_calls": [_call(call) for call in reply.calls]}
-        log_probs = [entry for delta in deltas for entry in self._entries(delta)]
+        log_probs = [entry for delta in deltas for entry in log_prob_entries(self.model, delta)]
         return {
             "index": index,
             "message": message,
             "logprobs": {"content": log_probs, "refusal": None} if self.wants_log_probs else None,
             "finish_reason": _finish(deltas[-1], reader),
         }
-
-    def _entries(self, delta: Delta) -> list[dict[str, Any]]:
-        entries = []
-        for token in delta.log_probs:
-            text = self.model.tokenizer.decode([token.token_id], skip_special_tokens=False)
-            entries.append({"token": text, "logprob": token.log_prob, "bytes": list(text.encode()), "top_logprobs": []})
-        return entries
 
 
 def _finish(delta: Delta, reader: ReplyReader) -> str | None:
