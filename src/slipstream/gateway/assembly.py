@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.caching.opening import open_cache
+from slipstream.gateway.caching.opening import open_cache, open_embedding_cache
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.queueing.capacity import Capacity
@@ -56,6 +56,7 @@ class Assembly:
         return Services(
             spec=spec,
             models=Models(models),
+            embedding_cache=open_embedding_cache(spec, self._metrics, before.embedding_cache if before else None),
             cache=open_cache(spec, self._environ, self._metrics, stack, before.cache if before else None),
             admission=self._admission.admission(spec, limits_store),
             metrics=self._metrics,

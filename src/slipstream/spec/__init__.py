@@ -21,6 +21,7 @@ from slipstream.spec.gateway_admission import GatewayAdmissionSpec
 from slipstream.spec.gateway_cache import CacheSpec
 from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_embeddings import EmbeddingCacheSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_responses import ResponsesSpec
@@ -48,6 +49,7 @@ __all__ = [
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
+    "EmbeddingCacheSpec",
     "EngineSpec",
     "Execution",
     "GatewayAdmissionSpec",

@@ -54,7 +54,7 @@ class ResponseCache:
         self, exchange: Exchange, request: GenerationFields, generations: Sequence[Generation], model: ServedModel
     ) -> None:
         """Let `generations` come from the cache where it has them, and be kept where it may have them."""
-        orders = _orders(exchange.cache_control)
+        orders = cache_orders(exchange.cache_control)
         result: Result = "bypass"
         if "no-store" not in orders and all(is_repeatable(one.wanted, request, model) for one in generations):
             scope = None if self.spec.shared else exchange.caller.id
@@ -129,5 +129,6 @@ def _read(value: bytes) -> Kept | None:
         return None
 
 
-def _orders(cache_control: str) -> frozenset[str]:
+def cache_orders(cache_control: str) -> frozenset[str]:
+    """What a request's `cache-control` says."""
     return frozenset(order.strip().lower() for order in cache_control.split(",")) if cache_control else frozenset()
