@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipstream.client import Guide, Sampling
@@ -283,12 +283,14 @@ wanteds = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(wanteds, wanteds)
 def test_two_requests_have_one_key_only_if_they_are_one(one: Wanted, other: Wanted) -> None:
     model: Any = _Model()
     assert (key(one, model) == key(other, model)) == (one == other)
 
 
+@settings(max_examples=40)
 @given(
     st.builds(
         Kept,
