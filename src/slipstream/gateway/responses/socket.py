@@ -137,9 +137,12 @@ class _Session:
             store(response_id, stored)
 
         frames = _Frames(self._socket)
+        headers = self._socket.headers  # of the handshake
         scope = {**self._socket.scope, "type": "http", "method": "POST"}
         try:
-            response = await respond(request, exchange, self._services, find=find_here, store=store_here, frame=line)
+            response = await respond(
+                request, exchange, headers, self._services, find=find_here, store=store_here, frame=line
+            )
             await response(scope, self._receive, frames.send)
         except ApiError as error:
             frames.status = error.status
