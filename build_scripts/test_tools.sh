@@ -2,7 +2,7 @@
 # Installs the programs that tests use and PyPI does not carry, from Debian, where this user may. Elsewhere those tests
 # skip and say so.
 set -euo pipefail
-packages=(chromium chromium-driver)
+packages=(chromium chromium-driver redis-server)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")

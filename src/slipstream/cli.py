@@ -16,6 +16,7 @@ import typer
 from slipstream import (
     __version__,
     commands,
+    gateway_commands,
     gpu_commands,
     keys_commands,
     plan_commands,
@@ -174,6 +175,18 @@ def migrate(
 def down(deployment: Deployment, out: Out = None, json: Json = False) -> None:
     """Stop a served deployment and clean up after it."""
     serving_commands.down(Request(deployment, [], out, json))
+
+
+@app.command()
+def gateway(deployment: Deployment, sets: Sets = None, out: Out = None, json: Json = False) -> None:
+    """Serve a deployment's gateway alone, before Tritons that run elsewhere, until interrupted."""
+    gateway_commands.run_gateway(Request(deployment, sets or [], out, json))
+
+
+@app.command()
+def reload(deployment: Deployment, out: Out = None, json: Json = False) -> None:
+    """Give the gateway of a served deployment the settings that its file now says; running streams go on."""
+    gateway_commands.reload(Request(deployment, [], out, json))
 
 
 @app.command()

@@ -62,8 +62,17 @@ def status(*, as_json: bool) -> None:
         return
     for row in rows:
         serving = row["serving"]
-        where = f"gRPC {serving['triton_grpc']}  HTTP {serving['triton_http']}" if serving else "not served"
-        print(f"{row['deployment']:<32} {where}")
+        print(f"{row['deployment']:<32} {_where(serving) if serving else 'not served'}")
+
+
+def _where(serving: dict[str, Any]) -> str:
+    places = {
+        "OpenAI": f"{serving['gateway']}/v1" if serving["gateway"] else None,
+        "gRPC": serving["triton_grpc"],
+        "HTTP": serving["triton_http"],
+    }
+    starting = "" if serving["is_ready"] else "  (starting)"
+    return "  ".join(f"{name} {place}" for name, place in places.items() if place) + starting
 
 
 def references(*, check: bool) -> None:
@@ -105,6 +114,16 @@ def open_workspace(out: Path | None, root: Path, name: str) -> Workspace:
             mend="use letters, digits and . _ - + @ % = : , only, or give another directory with --out",
         )
     return Workspace(directory=directory)
+
+
+def named(request: Request) -> tuple[str, Workspace]:
+    """Name and workspace of a deployment that may no longer be a file."""
+    name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
+    root = find_root(Path.cwd())
+    workspace = open_workspace(request.out, root, name)
+    if not workspace.directory.is_dir():
+        load_deployment(request.deployment, root=root)  # a name that was mistyped is refused with the known ones
+    return name, workspace
 
 
 def run_and_tell(stage: Stage, context: Context) -> Outcome:

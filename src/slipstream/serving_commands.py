@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from slipstream import artifacts
 from slipstream.commands import (
     Request,
+    named,
     open_context,
-    open_workspace,
     print_json,
     refuse_without_tools,
     run_and_tell,
 )
 from slipstream.detach import serve_detached
 from slipstream.errors import SlipstreamError, StaleArtifactError
+from slipstream.gateway_config import GatewayConfig
 from slipstream.pipeline import Context, require, stages_for
 from slipstream.progress import finished, reporting
-from slipstream.project import Workspace, find_root
-from slipstream.serve.ports import LOOPBACK, Address
+from slipstream.project import Workspace
+from slipstream.serve.ports import LOOPBACK, Address, endpoints
 from slipstream.serve.state import ServingState, already_served, read_state, serving
-from slipstream.serve.supervise import served, stop_served, supervise
-from slipstream.spec_file import load_deployment
+from slipstream.serve.supervise import ServedDeployment, served, stop_served, supervise
+from slipstream.spec import BackendSpec, PortsSpec
+from slipstream.upstreams import gateway_config, why_no_gateway
+
+_REPLY_TOKENS = 128
 
 
 def serve(request: Request, address: Address) -> None:
@@ -52,16 +56,16 @@ def up(request: Request, address: Address, *, detach: bool, question: str | None
     if detach:
         with reporting("triton") as report:
             state = serve_detached(context.workspace, request.deployment, request.sets, address, report)
-        _announce(state, request)
+        _announce(state, request, f"slipstream down {state.deployment} stops it.")
         if question is not None:
-            _talk(context.workspace, state.triton_grpc, question, max_tokens=128)
+            _ask(context.workspace, state, question)
     else:
         _serve_until_told(context, request, address, question)
 
 
 def down(request: Request) -> None:
     """Stop a served deployment; that there is none is no failure."""
-    name, workspace = _named(request)
+    name, workspace = named(request)
     stopped = stop_served(workspace.run)
     if request.as_json:
         print_json({"deployment": name, "stopped": stopped})
@@ -71,7 +75,7 @@ def down(request: Request) -> None:
 
 def chat(request: Request, message: str | None, max_tokens: int) -> None:
     """Talk to a served deployment: one question, or a conversation."""
-    name, workspace = _named(request)
+    name, workspace = named(request)
     state = read_state(workspace.run)
     if state is None or not state.is_ready:
         raise SlipstreamError(f"{name} is not served", mend=f"start it: slipstream up {name} --detach")
@@ -98,23 +102,67 @@ def _serve_until_told(context: Context, request: Request, address: Address, ques
             stack.enter_context(serving(workspace.run, spec.name))
         with reporting("triton") as report:
             repository, run = workspace.model_repository, workspace.run
-            deployment = stack.enter_context(served(spec, repository, run, report, address=address))
+            gateway = _gateway_of(context)
+            deployment = stack.enter_context(
+                served(spec, repository, run, report, address=address, gateway=gateway, sets=request.sets)
+            )
         with suppress(KeyboardInterrupt):  # from the first token on, being told to stop is the normal end
-            grpc = deployment.server.endpoints.grpc
-            finished("triton", f"ready, a token came out  gRPC {grpc}", time.monotonic() - started)
+            _tell_ready(deployment, why_no_gateway(spec), started)
+            state = read_state(workspace.run)
+            assert state is not None, "this process has just written it"
             if question is not None:
                 print(f"› {question}", file=sys.stderr, flush=True)
-                _talk(workspace, grpc, question, max_tokens=128)
+                _ask(workspace, state, question)
                 if not _has_terminal():
                     return
-            state = read_state(workspace.run)
-            if state is not None:
-                _announce(state, request)
+            _announce(state, request, "Ctrl-C stops.")
             supervise(deployment, _log)
+
+
+def _gateway_of(context: Context) -> Callable[[PortsSpec], GatewayConfig] | None:
+    """What configures the gateway once ports are known; None where there is none."""
+    if why_no_gateway(context.spec) is not None:
+        return None
+
+    def configure(ports: PortsSpec) -> GatewayConfig:
+        where = endpoints(ports)
+        return gateway_config(
+            context.spec,
+            root=context.root,
+            model_dir=context.workspace.model,
+            port=ports.gateway,
+            own=BackendSpec(grpc=where.grpc, metrics=where.metrics),
+        )
+
+    return configure
+
+
+def _tell_ready(deployment: ServedDeployment, no_gateway: str | None, started: float) -> None:
+    grpc, gateway = deployment.server.endpoints.grpc, deployment.gateway
+    finished("triton", f"ready, a token came out  gRPC {grpc}", time.monotonic() - started)
+    if gateway is not None:
+        finished("gateway", f"ready, a token came through  {gateway.config.url}/v1")
+    elif deployment.spec.gateway.enabled:
+        finished("gateway", f"none: {no_gateway}")
 
 
 def _has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _ask(workspace: Workspace, state: ServingState, question: str) -> None:
+    """Stream one reply: through the gateway, unless there is none or it wants a key, which this process has not."""
+    from slipstream.client.gateway_chat import KeyNeededError, ask_gateway
+
+    if state.gateway is not None:
+        messages = [{"role": "user", "content": question}]
+        try:
+            ask_gateway(state.gateway, state.deployment, messages, _REPLY_TOKENS, sys.stdout)
+        except KeyNeededError:
+            print("  the gateway wants a key: asking Triton", file=sys.stderr, flush=True)
+        else:
+            return
+    _talk(workspace, state.triton_grpc, question, _REPLY_TOKENS)
 
 
 def _talk(workspace: Workspace, grpc: str, message: str | None, max_tokens: int) -> None:
@@ -174,24 +222,14 @@ def _refuse_mute(name: str, target: str, *, decoupled: bool) -> None:
     )
 
 
-def _announce(state: ServingState, request: Request) -> None:
+def _announce(state: ServingState, request: Request, how_to_stop: str) -> None:
     if request.as_json:
         facts = asdict(state)
         print_json({key: facts[key] for key in ("pid", "triton_http", "triton_grpc", "triton_metrics", "gateway")})
-    else:
-        where = f"Triton gRPC {state.triton_grpc}, HTTP {state.triton_http}, metrics {state.triton_metrics}"
-        print(f"Serving {state.deployment}: {where}.", flush=True)
-        print(f"slipstream down {state.deployment} stops it.", flush=True)
+        return
+    gateway = f"{state.gateway}/v1 (OpenAI), " if state.gateway else ""
+    print(f"Serving {gateway}Triton gRPC {state.triton_grpc}, HTTP {state.triton_http}. {how_to_stop}", flush=True)
 
 
 def _log(message: str) -> None:
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), message, file=sys.stderr, flush=True)
-
-
-def _named(request: Request) -> tuple[str, Workspace]:
-    name = Path(request.deployment).stem if request.deployment.endswith((".yaml", ".yml")) else request.deployment
-    root = find_root(Path.cwd())
-    workspace = open_workspace(request.out, root, name)
-    if not workspace.directory.is_dir():
-        load_deployment(request.deployment, root=root)  # a name that was mistyped is refused with the known ones
-    return name, workspace

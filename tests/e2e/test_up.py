@@ -58,7 +58,7 @@ def test_two_deployments_serve_at_once(artifacts: Path) -> None:
 def test_a_detached_deployment_is_listed_talked_to_and_stopped(detached: dict[str, object]) -> None:
     out = str(detached["workspace"])
     assert set(detached) == {"pid", "triton_http", "triton_grpc", "triton_metrics", "gateway", "workspace"}
-    assert detached["gateway"] is None
+    assert str(detached["gateway"]).startswith("http://127.0.0.1:")
     talked = run_slipstream("chat", DEFAULT, QUESTION, "--out", out)
     assert "Paris" in talked.stdout
     conversation = run_slipstream("chat", DEFAULT, "--out", out, "--max-tokens", "16", text="My name is Ada.\nHi!\n")

@@ -13,7 +13,7 @@ import pytest
 from slipstream.command_line import Command
 from slipstream.errors import SlipstreamError
 from slipstream.progress import silent
-from slipstream.serve.container import without_secrets
+from slipstream.serve.environment import without_secrets
 from slipstream.serve.health import LLMAPI_PROBE, TEXT_PROBE
 from slipstream.serve.ports import resolve_ports
 from slipstream.serve.triton import TritonServer, start_ranks

@@ -67,11 +67,22 @@ def converse(
             stream = client.stream(render(kept), max_tokens=max_tokens, model=model, sampling=sampling)
             completion = _show_until_stopped(stream, out)
         except SlipstreamError as error:
-            _write(out, f"\n{error}\n")
+            write_text(out, f"\n{error}\n")
         else:
             messages = [*kept, {"role": "assistant", "content": completion.text}]
-    _write(out, "\n")
+    write_text(out, "\n")
     return messages
+
+
+def show_summary(completion: Completion, out: TextIO) -> None:
+    """One line about an answer whose text has been written: tokens, TTFT, speed."""
+    write_text(out, f"{_line_break(completion)}  {_summary(completion)}\n")
+
+
+def write_text(out: TextIO, text: str) -> None:
+    """Write at once what `out` can show."""
+    out.write(_printable(text, out))
+    out.flush()
 
 
 def _read_line(lines: TextIO, out: TextIO) -> str | None:
@@ -91,14 +102,14 @@ def _read_line_of_terminal(out: TextIO) -> str | None:
         except EOFError:
             return None
         except KeyboardInterrupt:
-            _write(out, "\n  Ctrl-D ends the conversation\n")
+            write_text(out, "\n  Ctrl-D ends the conversation\n")
 
 
 def _show(stream: Stream, out: TextIO) -> Completion:
     for chunk in stream:
-        _write(out, chunk.text)
+        write_text(out, chunk.text)
     completion = stream.completion
-    _write(out, f"{_line_break(completion)}  {_summary(completion)}\n")
+    show_summary(completion, out)
     return completion
 
 
@@ -108,7 +119,7 @@ def _show_until_stopped(stream: Stream, out: TextIO) -> Completion:
     except KeyboardInterrupt:
         stream.close()
         completion = stream.completion
-        _write(out, f"\n  stopped · {_summary(completion)}\n")
+        write_text(out, f"\n  stopped · {_summary(completion)}\n")
         return completion
 
 
@@ -143,12 +154,7 @@ def _trimmed(messages: list[Message], render: Render, max_tokens: int, limit: Co
 
 def _tell_forgotten(count: int, out: TextIO) -> None:
     if count:
-        _write(out, f"  the context is full: the oldest {count} messages are forgotten\n")
-
-
-def _write(out: TextIO, text: str) -> None:
-    out.write(_printable(text, out))
-    out.flush()
+        write_text(out, f"  the context is full: the oldest {count} messages are forgotten\n")
 
 
 def _printable(text: str, out: TextIO) -> str:

@@ -11,13 +11,16 @@ from starlette.exceptions import HTTPException
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
+from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.responses.routes import add_responses
+from slipstream.gateway.routing.telemetry import count_routing
 from slipstream.gateway.security import guard
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
@@ -33,22 +36,25 @@ def create_app(services: Services) -> FastAPI:
     add_completions(app, services)
     add_messages(app, services)
     add_responses(app, services)
-    _add_models(app, services.models)
+    _add_models(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
+    add_complexity(app, services)
     if spec.playground:
         add_playground(app)
     return app
 
 
-def _add_models(app: FastAPI, models: Models) -> None:
+def _add_models(app: FastAPI, services: Services) -> None:
+    models = services.models
+
     @app.get("/v1/models")
     async def list_models() -> dict[str, object]:
-        return {"object": "list", "data": [_as_json(model) for model in models.all()]}
+        return {"object": "list", "data": [_as_json(model) for model in models.all()] + auto_models(services)}
 
     @app.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, object]:
-        return _as_json(models[name])
+        return next((auto for auto in auto_models(services) if auto["id"] == name), None) or _as_json(models[name])
 
 
 def _add_tokens(app: FastAPI, models: Models) -> None:
@@ -74,10 +80,8 @@ def _as_json(model: ServedModel) -> dict[str, object]:
 def _add_operations(app: FastAPI, services: Services) -> None:
     """What those who run the gateway ask it."""
     add_metrics_page(app, services)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
+    add_health(app, services)
+    count_routing(services.models.all(), services.metrics)
 
 
 def _add_errors(app: FastAPI) -> None:

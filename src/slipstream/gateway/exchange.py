@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from slipstream.gateway.caller import ANONYMOUS, Caller
+from slipstream.gateway.deadline import deadline_at
 from slipstream.gateway.observability.record import Record
 from slipstream.gateway.routing.affinity import session_key
 
@@ -31,6 +32,7 @@ class Exchange:
     received_at: float = field(default_factory=time.monotonic)
     caller: Caller = ANONYMOUS
     headers: dict[str, str] = field(default_factory=dict)  # that the answer carries
+    deadline_at: float | None = None  # of `time.monotonic`; the request is worth nothing if it has not begun by then
     record: Record = field(default_factory=Record)
     session: str | None = None  # requests of one session stay on one backend
     model: str | None = None  # that generates
@@ -47,7 +49,7 @@ class Exchange:
         """A backend has brought a first token: name it in the answer, once."""
         names = self.headers.get(BACKEND_HEADER, "").split(", ") if BACKEND_HEADER in self.headers else []
         if backend is not None and backend not in names:
-            self.headers[BACKEND_HEADER] = ", ".join([*names, backend])
+            self.headers[BACKEND_HEADER] = self.record.backend = ", ".join([*names, backend])
 
 
 def begin_exchange(scope: Scope, request_id: str | None) -> Exchange:
@@ -61,6 +63,7 @@ def exchange_of(connection: HTTPConnection) -> Exchange:
     """The exchange of a request; one is made where no middleware did."""
     exchange = exchange_in(connection.scope)
     exchange.session = connection.headers.get(SESSION_HEADER)
+    exchange.deadline_at = deadline_at(connection.headers, exchange.received_at)
     return exchange
 
 

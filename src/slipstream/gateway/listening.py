@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.guarded_http import GuardedHttp
 from slipstream.spec import GatewaySpec, TlsSpec
 
-_GRACE_S = 30
+_GRACE_S = 1  # for what the end of the drain cuts off: running requests have had their time before
 
 
-def uvicorn_config(app: FastAPI, spec: GatewaySpec, *, host: str, port: int, root: Path) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, spec: GatewaySpec, *, host: str, port: int, root: Path) -> uvicorn.Config:
     """The configuration of a server of `app`; certificates are relative to `root`."""
     tls = spec.security.tls
     context = None if tls is None else tls_context(tls, root)
@@ -25,8 +25,8 @@ def uvicorn_config(app: FastAPI, spec: GatewaySpec, *, host: str, port: int, roo
         app,
         host=host,
         port=port,
-        # uvicorn calls it with its own arguments, as it would call the class.
-        http=cast("Any", partial(GuardedHttp, spec.connections)),
+        lifespan="off",  # what a configuration opens belongs to it, not to the server
+        http=_protocol(spec),
         ssl_context_factory=None if context is None else lambda _config, _default: context,
         ws_max_size=spec.max_body_bytes,
         timeout_keep_alive=spec.connections.idle_timeout_s,
@@ -38,11 +38,29 @@ def uvicorn_config(app: FastAPI, spec: GatewaySpec, *, host: str, port: int, roo
     )
 
 
+def renew(config: uvicorn.Config, spec: GatewaySpec, *, root: Path) -> None:
+    """Let new connections have the bounds and the certificate of `spec`; whether there is TLS cannot change."""
+    if config.ssl is not None and spec.security.tls is not None:
+        _load_certificate(config.ssl, spec.security.tls, root)
+    config.http_protocol_class = _protocol(spec)
+    config.timeout_keep_alive = spec.connections.idle_timeout_s
+
+
+def _protocol(spec: GatewaySpec) -> Any:
+    # uvicorn calls it with its own arguments, as it would call the class.
+    return cast("Any", partial(GuardedHttp, spec.connections))
+
+
 def tls_context(tls: TlsSpec, root: Path) -> ssl.SSLContext:
     """TLS 1.2 or later with the certificate of `tls`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    _load_certificate(context, tls, root)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, tls: TlsSpec, root: Path) -> None:
     try:
         context.load_cert_chain(root / tls.cert_file, root / tls.key_file, password=_no_password)
     except (OSError, ValueError) as error:
@@ -50,7 +68,6 @@ def tls_context(tls: TlsSpec, root: Path) -> ssl.SSLContext:
             f"gateway.security.tls: {root / tls.cert_file} and {root / tls.key_file} cannot be used ({error})",
             mend="give a PEM certificate and its private key, without a password, both readable",
         ) from error
-    return context
 
 
 def _no_password() -> str:

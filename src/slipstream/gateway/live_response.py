@@ -23,16 +23,17 @@ EVENT_HEADERS = {
 class LiveResponse(Response):
     """Sends what `parts` gives, each part at once.
 
-    The status waits for the first part, so that a refusal before it is an ordinary error. `parts` is closed whatever
-    happens, which ends its work on the server. `late` holds the headers that
-    `parts` finds out until its first part.
+    The status waits for the first part, so that a refusal before it is an ordinary error; `late_headers` are read then.
+    `parts` is closed whatever happens, which ends its work on the server.
     """
 
-    def __init__(self, parts: AsyncGenerator[bytes], headers: dict[str, str], late: Mapping[str, str]) -> None:
+    def __init__(
+        self, parts: AsyncGenerator[bytes], headers: dict[str, str], *, late_headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._parts = parts
-        self._late = late
+        self._late_headers = {} if late_headers is None else late_headers  # one that is empty fills up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         sending = asyncio.ensure_future(self._send(send))
@@ -52,21 +53,20 @@ class LiveResponse(Response):
             try:
                 async for part in parts:
                     if not begun:
-                        await self._begin(send, 200, [*self.raw_headers, *_raw(self._late)])
+                        self.headers.update(self._late_headers)
+                        await self._begin(send, 200, self.raw_headers)
                         begun = True
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except ApiError as error:
                 assert not begun, "a failure behind the first part is a part"
-                await self._begin(send, error.status, _raw({**JSON_HEADERS, **self._late, **error.headers}))
+                headers = {**JSON_HEADERS, **self._late_headers, **error.headers}
+                raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+                await self._begin(send, error.status, raw)
                 await send({"type": "http.response.body", "body": orjson.dumps(error.body()), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 async def _has_left(receive: Receive) -> None:

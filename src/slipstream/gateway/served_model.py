@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.queueing.capacity import UNKNOWN, Capacity
 from slipstream.gateway.routing import Backends
 from slipstream.text.chat_template import ChatTemplate
 from slipstream.text.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ class ServedModel:
     max_input_tokens: int
     context_tokens: int  # prompt and output together
     backends: Backends
+    capacity: Capacity = UNKNOWN
     created: int = field(default_factory=lambda: int(time.time()))
 
     def chat_prompt(

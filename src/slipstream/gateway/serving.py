@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastapi.responses import Response
 
+from slipstream.gateway.admitted import admitted
 from slipstream.gateway.answering import event_stream, whole_answer
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
@@ -40,4 +41,6 @@ async def answer_request(
         if request.stream
         else whole_answer(generations, answer)
     )
-    return LiveResponse(parts, EVENT_HEADERS if request.stream else JSON_HEADERS, exchange.headers)
+    parts = admitted(parts, generations, exchange, answer.model, services)
+    headers = EVENT_HEADERS if request.stream else JSON_HEADERS
+    return LiveResponse(parts, headers, late_headers=exchange.headers)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
 from slipstream.project import Workspace
+from slipstream.serve.environment import without_secrets
 from slipstream.serve.health import LLMAPI_PROBE, TEXT_PROBE
 from slipstream.serve.launch import launch_plan
 from slipstream.serve.ports import Address
@@ -16,9 +16,6 @@ from slipstream.serve.preflight_facts import gather
 from slipstream.serve.shared_memory import region_prefix
 from slipstream.serve.triton import TritonServer, start_ranks
 from slipstream.spec import DeploymentSpec, PortsSpec
-
-# Words in the names of variables that hold what no server needs to know.
-_SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "CREDENTIALS", "KEY", "APIKEY"}
 
 
 def check_container(spec: DeploymentSpec, workspace: Workspace, ports: PortsSpec) -> None:
@@ -41,8 +38,3 @@ def start_in_container(
     )
     probe = LLMAPI_PROBE if spec.engine.target == "llmapi" else TEXT_PROBE
     return start_ranks(command, ports, run, environment=without_secrets(os.environ), probe=probe)
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The container's environment, libraries' paths and all, less variables whose name says that they are secret."""
-    return {name: value for name, value in environment.items() if not _SECRET_WORDS & set(name.upper().split("_"))}

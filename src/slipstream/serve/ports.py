@@ -29,27 +29,41 @@ class Endpoints:
     metrics: str
 
 
-def resolve_ports(wanted: PortsSpec | Literal["auto"]) -> PortsSpec:
-    """The ports to use: as wanted and found free, or four free ones for `auto`.
+def resolve_ports(wanted: PortsSpec | Literal["auto"], *, has_gateway: bool = False) -> PortsSpec:
+    """The ports to use: as wanted and found free (the gateway's where there is one), or four free ones for `auto`.
 
     Raises SlipstreamError naming a busy port, its owner and the mend.
     """
     if wanted == "auto":
         http, grpc, metrics, gateway = _free_ports(4)
         return PortsSpec(http=http, grpc=grpc, metrics=metrics, gateway=gateway)
-    for name, port in (("http", wanted.http), ("grpc", wanted.grpc), ("metrics", wanted.metrics)):
-        if not is_free(port):
-            raise SlipstreamError(
-                f"port {port} (runtime.ports.{name}) on {LOOPBACK} is busy: {_owner(port)} listens there",
-                mend=f"stop it, or choose other ports: --set runtime.ports.{name}=PORT, or --set runtime.ports=auto",
-            )
+    for name, port in wanted.model_dump().items():
+        if name != "gateway" or has_gateway:
+            _refuse_busy(name, port)
     return wanted
+
+
+def free_gateway_port(wanted: PortsSpec | Literal["auto"]) -> int:
+    """The gateway's port where its Tritons run elsewhere, or run here already."""
+    if wanted == "auto":
+        [port] = _free_ports(1)
+        return port
+    _refuse_busy("gateway", wanted.gateway)
+    return wanted.gateway
 
 
 def endpoints(ports: PortsSpec) -> Endpoints:
     return Endpoints(
         http=f"{LOOPBACK}:{ports.http}", grpc=f"{LOOPBACK}:{ports.grpc}", metrics=f"{LOOPBACK}:{ports.metrics}"
     )
+
+
+def _refuse_busy(name: str, port: int) -> None:
+    if not is_free(port):
+        raise SlipstreamError(
+            f"port {port} (runtime.ports.{name}) on {LOOPBACK} is busy: {_owner(port)} listens there",
+            mend=f"stop it, or choose other ports: --set runtime.ports.{name}=PORT, or --set runtime.ports=auto",
+        )
 
 
 def _free_ports(count: int) -> list[int]:

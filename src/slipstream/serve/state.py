@@ -24,10 +24,12 @@ class ServingState:
     deployment: str
     pid: int  # of the slipstream process that supervises tritonserver
     created: float  # that process's creation time: a pid alone may have been given to another process
-    triton_http: str
+    triton_http: str | None
     triton_grpc: str
-    triton_metrics: str
-    gateway: str | None = None
+    triton_metrics: str | None
+    gateway: str | None = None  # URL
+    drain_s: float = 0.0  # that the gateway may take to end
+    sets: tuple[str, ...] = ()  # what of the deployment was overridden
     is_ready: bool = False  # a token has come out
 
 
@@ -43,8 +45,9 @@ def write_state(run: Path, state: ServingState) -> None:
 def read_state(run: Path) -> ServingState | None:
     """The state of a deployment that is starting or served right now, else None."""
     try:
-        state = ServingState(**json.loads((run / _STATE).read_text()))
-    except (OSError, ValueError, TypeError):
+        stored = json.loads((run / _STATE).read_text())
+        state = ServingState(**{**stored, "sets": tuple(stored["sets"])})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return state if supervisor(state) else None
 

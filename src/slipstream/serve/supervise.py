@@ -6,18 +6,20 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway_config import GatewayConfig
 from slipstream.progress import Reporter, silent
 from slipstream.project import Workspace
 from slipstream.serve import state as states
 from slipstream.serve.container import check_container, start_in_container
+from slipstream.serve.gateway import GatewayProcess, restart_gateway, start_gateway
 from slipstream.serve.ports import LOOPBACK, Address, resolve_ports
 from slipstream.serve.shared_memory import region_prefix, sweep, sweep_orphans
 from slipstream.serve.triton import TritonServer, start_triton
@@ -40,6 +42,7 @@ class ServedDeployment:
     ports: PortsSpec
     server: TritonServer
     address: Address = LOOPBACK
+    gateway: GatewayProcess | None = None
 
     def restart(self, log: Callable[[str], None]) -> None:
         """Replace the server. Its connections break, which is the answer to every request in flight."""
@@ -49,55 +52,94 @@ class ServedDeployment:
         self.server.wait_until_ready(self.spec.runtime.startup_timeout_s, silent)
         log(f"serving again after {time.monotonic() - started:.1f} s")
 
+    def restart_gateway(self, log: Callable[[str], None]) -> None:
+        """Replace the gateway; Triton serves on. That it answers is enough: Triton may be being replaced too."""
+        assert self.gateway is not None, "only what runs is replaced"
+        started = time.monotonic()
+        self.gateway.kill()
+        self.gateway = restart_gateway(self.gateway.config, self.run)
+        self.gateway.wait_until_ready(silent, model=None)
+        log(f"the gateway answers again after {time.monotonic() - started:.1f} s")
+
 
 @contextmanager
 def served(
-    spec: DeploymentSpec, repository: Path, run: Path, report: Reporter, *, address: Address = LOOPBACK
+    spec: DeploymentSpec,
+    repository: Path,
+    run: Path,
+    report: Reporter,
+    *,
+    address: Address = LOOPBACK,
+    gateway: Callable[[PortsSpec], GatewayConfig] | None = None,
+    sets: Sequence[str] = (),
 ) -> Iterator[ServedDeployment]:
     """A deployment that has given its first token; whatever happens in the block, nothing of it stays.
 
     Hold `state.serving` around it wherever another process could serve from `run`. A GPU's ranks listen on `address`
-    and are started after a pre-flight; the embedded server is on loopback always.
+    and are started after a pre-flight; the embedded server is on loopback always. With `gateway`, which gives its
+    configuration, one is started in front, and the first token comes through it. `sets` are noted in the state.
     """
     sweep_orphans()
-    ports = resolve_ports(spec.runtime.ports)
+    ports = resolve_ports(spec.runtime.ports, has_gateway=gateway is not None)
+    config = gateway(ports) if gateway else None
     if spec.engine.target != "openvino":
         check_container(spec, Workspace(directory=repository.parent), ports)
     server = _start(spec, repository, ports, run, address)
     deployment = ServedDeployment(spec, repository, run, ports, server, address)
+    state = _state(deployment, config, tuple(sets))
     try:
-        states.write_state(run, _state(deployment, is_ready=False))
+        states.write_state(run, state)
         deployment.server.wait_until_ready(spec.runtime.startup_timeout_s, report)
-        states.write_state(run, _state(deployment, is_ready=True))
+        if config is not None:
+            deployment.gateway = start_gateway(config, run)
+            deployment.gateway.wait_until_ready(report, model=spec.name)
+        states.write_state(run, replace(state, is_ready=True))
         yield deployment
     finally:
         with _undisturbed():
+            if deployment.gateway is not None:
+                deployment.gateway.stop()
             deployment.server.stop()
 
 
 def supervise(
     deployment: ServedDeployment, log: Callable[[str], None], *, until: Callable[[], bool] = lambda: False
 ) -> None:
-    """Watch the server, and replace it when it is dead or mute, `until` something or an interruption of this process.
+    """Watch server and gateway, and replace what is dead or mute, `until` something or an interruption of this process.
 
     Raises SlipstreamError when a replacement does not come up, or when replacing does not help.
     """
-    faults: list[float] = []
+    faults = _Faults()
     watchdog = _watchdog(deployment)
     while not until():
         complaint = _complaint(deployment.server, watchdog)
         if complaint is not None:
             log(f"{complaint}: replacing the server")
-            faults = [*(fault for fault in faults if fault > time.monotonic() - _FAULT_WINDOW_S), time.monotonic()]
-            if len(faults) > _MOST_FAULTS:
-                raise SlipstreamError(
-                    f"{len(faults)} faults within {_FAULT_WINDOW_S:g} s, the last: {complaint}",
-                    mend=f"read {deployment.server.log}",
-                )
+            faults.count(complaint, deployment.server.log)
             watchdog.close()
             deployment.restart(log)
             watchdog = _watchdog(deployment)
+        if deployment.gateway is not None and (complaint := deployment.gateway.complaint()) is not None:
+            log(f"{complaint}: replacing it")
+            faults.count(complaint, deployment.gateway.log)
+            deployment.restart_gateway(log)
         time.sleep(_LOOK_PERIOD_S)
+
+
+class _Faults:
+    """When something had to be replaced."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def count(self, complaint: str, log: Path) -> None:
+        """SlipstreamError when there have been too many: replacing does not help."""
+        now = time.monotonic()
+        self._times = [*(fault for fault in self._times if fault > now - _FAULT_WINDOW_S), now]
+        if len(self._times) > _MOST_FAULTS:
+            raise SlipstreamError(
+                f"{len(self._times)} faults within {_FAULT_WINDOW_S:g} s, the last: {complaint}", mend=f"read {log}"
+            )
 
 
 def stop_served(run: Path) -> bool:
@@ -110,7 +152,7 @@ def stop_served(run: Path) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
         family += process.children(recursive=True)
         process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=_DOWN_TIMEOUT_S)
+    _, alive = psutil.wait_procs(family, timeout=_DOWN_TIMEOUT_S + (state.drain_s if state else 0))
     for survivor in alive:
         with contextlib.suppress(psutil.Error):
             survivor.kill()
@@ -149,7 +191,7 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _state(deployment: ServedDeployment, *, is_ready: bool) -> states.ServingState:
+def _state(deployment: ServedDeployment, gateway: GatewayConfig | None, sets: tuple[str, ...]) -> states.ServingState:
     pid, created = states.this_process()
     where = deployment.server.endpoints
     return states.ServingState(
@@ -159,5 +201,7 @@ def _state(deployment: ServedDeployment, *, is_ready: bool) -> states.ServingSta
         triton_http=where.http,
         triton_grpc=where.grpc,
         triton_metrics=where.metrics,
-        is_ready=is_ready,
+        gateway=gateway.url if gateway else None,
+        drain_s=gateway.stop_within_s if gateway else 0,
+        sets=sets,
     )

@@ -17,11 +17,15 @@ Names are TensorRT-LLM's and Triton's own, so that their manuals can be searched
 from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
+from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_responses import ResponsesSpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import AuditSpec, JwtSpec, SecuritySpec, TlsSpec, is_loopback
+from slipstream.spec.gateway_upstreams import BackendSpec, UpstreamSpec
 from slipstream.spec.groups import (
     Dtype,
     Execution,
@@ -36,12 +40,16 @@ from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, Tensorrt
 
 __all__ = [
     "AuditSpec",
+    "BackendSpec",
+    "ComplexitySpec",
     "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
     "EngineSpec",
     "Execution",
+    "GatewayAdmissionSpec",
+    "GatewayLimitsSpec",
     "GatewayObservabilitySpec",
     "GatewaySpec",
     "Group",
@@ -62,5 +70,6 @@ __all__ = [
     "TensorrtLlmSpec",
     "TlsSpec",
     "TrtllmBuildSpec",
+    "UpstreamSpec",
     "is_loopback",
 ]

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_responses import ResponsesSpec
 from slipstream.spec.gateway_routing import RoutingSpec
 from slipstream.spec.gateway_security import SecuritySpec, is_loopback
+from slipstream.spec.gateway_upstreams import ModelName, UpstreamSpec
 from slipstream.spec.groups import Group
 
 
 class GatewaySpec(Group):
     """Settings of the OpenAI-compatible gateway; its port is `runtime.ports.gateway`."""
 
+    enabled: bool = Field(default=True, description="`serve` and `up` start the gateway beside Triton")
+    upstreams: Mapping[ModelName, UpstreamSpec] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="models by name on other Tritons; under the deployment's own name, replicas of its own Triton",
+    )
+    drain_delay_s: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        description="when told to end: how long requests are still taken while /health/ready already says 503, for a"
+        " load balancer to notice",
+    )
+    drain_timeout_s: float = Field(
+        30, ge=0, le=86_400, description="when told to end: how long running requests may take to finish"
+    )
     max_body_bytes: int = Field(4 << 20, ge=1024, le=1 << 30, description="a longer request body is refused with 413")
     request_timeout_s: float = Field(600, gt=0, le=86_400, description="a reply that takes longer is ended")
+    limits: GatewayLimitsSpec = GatewayLimitsSpec()
+    admission: GatewayAdmissionSpec = GatewayAdmissionSpec()
     tool_parser: Literal["auto", "hermes", "llama3_json", "none"] = Field(
         "auto",
         description="how models write calls of tools; `auto` takes it from the chat template, and a model whose"
@@ -33,6 +56,7 @@ class GatewaySpec(Group):
     )
     playground: bool = Field(default=True, description="the page at `/`")
     observability: GatewayObservabilitySpec = GatewayObservabilitySpec()
+    complexity: ComplexitySpec | None = Field(None, description="one name for three models; off without it")
     host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
     security: SecuritySpec = Field(default_factory=SecuritySpec)
     connections: ConnectionSpec = Field(default_factory=ConnectionSpec)

@@ -1,10 +1,11 @@
-"""`tritonserver`: checks its options and its models; then rank 0 answers health, metrics and `generate` until SIGTERM.
+"""`tritonserver`: checks its options and its models; then rank 0 answers health, metrics and requests until SIGTERM.
 
-It generates no text: `generate` answers with the prompt's length, which is enough for a probe.
+It generates no text: `generate` answers with the prompt's length and gRPC with one token, enough for a probe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from gpu.machine import Machine, record, this_machine
 from gpu.server_flags import Options, UsageError, parse_options
 from gpu.server_models import LoadError, Model, Ranks, load, read_models, wanted
+
+from tests.fakes.triton import FakeTriton, Script
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,12 +84,12 @@ def _check_rank_rules(options: Options, machine: Machine, ranks: Ranks) -> None:
 
 def _serve(options: Options, models: Mapping[str, Model], ranks: Ranks, stop: threading.Event) -> int:
     servers: list[ThreadingHTTPServer] = []
-    grpc: socket.socket | None = None
+    grpc = contextlib.ExitStack()
     try:
         if ranks.rank == 0:  # the others never return from loading the engine
-            grpc = _listen_grpc(options)
+            _serve_grpc(options, grpc)
             servers = _listen_http(options, models)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # gRPC's own for a port that is taken is a RuntimeError
         print(f"error: failed to start a service: Unavailable - Socket '{error}' already in use", file=sys.stderr)
         return 1
     for server in servers:
@@ -96,19 +99,20 @@ def _serve(options: Options, models: Mapping[str, Model], ranks: Ranks, stop: th
     _log("I", 'server.cc:305] "Waiting for in-flight requests to complete."')
     for server in servers:
         server.shutdown()
-    if grpc is not None:
-        grpc.close()
+    grpc.close()
     return 0
 
 
-def _listen_grpc(options: Options) -> socket.socket | None:
-    """A port that is taken; the protocol is not spoken."""
+def _serve_grpc(options: Options, stack: contextlib.ExitStack) -> None:
+    """On loopback, the protocol; on another address, a port that is taken."""
     if not options.flag("allow-grpc", default=True):
-        return None
-    where = (options.last("grpc-address", "0.0.0.0"), int(options.last("grpc-port", "8001")))
-    listener = socket.create_server(where)
-    _log("I", f'grpc_server.cc:2558] "Started GRPCInferenceService at {where[0]}:{where[1]}"')
-    return listener
+        return
+    host, port = options.last("grpc-address", "0.0.0.0"), int(options.last("grpc-port", "8001"))
+    stack.enter_context(socket.create_server((host, port)))
+    if host == "127.0.0.1":
+        stack.close()  # it was free
+        stack.enter_context(FakeTriton({"tensorrt_llm": Script(pieces=[[1]], is_final_with_last_piece=True)}, port))
+    _log("I", f'grpc_server.cc:2558] "Started GRPCInferenceService at {host}:{port}"')
 
 
 def _listen_http(options: Options, models: Mapping[str, Model]) -> list[ThreadingHTTPServer]:

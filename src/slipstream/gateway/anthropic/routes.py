@@ -9,7 +9,7 @@ from slipstream.gateway.anthropic.answers import MessagesAnswer
 from slipstream.gateway.anthropic.errors import PATH
 from slipstream.gateway.anthropic.requests import CountRequest, MessagesRequest
 from slipstream.gateway.exchange import exchange_of
-from slipstream.gateway.routing.fallback import answering_model
+from slipstream.gateway.model_choice import choose_model
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
 from slipstream.gateway.tools.forms import tool_form
@@ -20,9 +20,9 @@ def add_messages(app: FastAPI, services: Services) -> None:
 
     @app.post(PATH)
     async def messages(request: MessagesRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
-        form = tool_form(services.spec.tool_parser, model.template)
         chat = request.as_chat()
+        model = choose_model(connection, chat, services)
+        form = tool_form(services.spec.tool_parser, model.template)
         wanted = chat.wanted(model, form)
         answer = MessagesAnswer(model, chat.reading(form), input_tokens=len(wanted.prompt_ids))
         return await answer_request(exchange_of(connection), chat, [wanted], answer, services)

@@ -101,6 +101,7 @@ OVERHEAD = Family(
     buckets=_OVERHEAD_S,
 )
 REFUSED = _counter("refused", "Requests refused before an engine was asked, by what refused them", "reason", "model")
+LIMITS_STORE_FAILURES = _counter("limits_store_failures", "Calls to the shared store of limits that failed", "error")
 ROUTED = _counter("routed", "Requests sent to a backend, by why it was chosen", "model", "backend", "reason")
 RETRIES = _counter("retries", "Requests asked again elsewhere (retry) or twice (hedge)", "model", "backend", "kind")
 BACKEND_STATE = _gauge("backend_state", "1 for the state that a backend is in, else 0", "backend", "state")
@@ -127,6 +128,7 @@ FAMILIES = (
     REQUESTS,
     OVERHEAD,
     REFUSED,
+    LIMITS_STORE_FAILURES,
     ROUTED,
     RETRIES,
     BACKEND_STATE,

@@ -6,10 +6,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.model_choice import choose_model
 from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.openai.chat_answer import ChatAnswer
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
-from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
 from slipstream.gateway.tools.forms import tool_form
@@ -20,14 +20,14 @@ def add_completions(app: FastAPI, services: Services) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
+        model = choose_model(connection, request, services)
         form = tool_form(services.spec.tool_parser, model.template)
         answer = ChatAnswer(model, request, request.reading(form))
         return await answer_request(exchange_of(connection), request, [request.wanted(model, form)], answer, services)
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = answering_model(request.model, services, exchange_of(connection))
+        model = choose_model(connection, request, services)
         wanted = request.wanted(model)
         answer = CompletionAnswer(model, request, wanted)
         return await answer_request(exchange_of(connection), request, wanted, answer, services)

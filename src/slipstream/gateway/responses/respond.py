@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi.responses import Response
+from starlette.requests import HTTPConnection
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.model_choice import choose_model
 from slipstream.gateway.responses.answers import Frame, ResponsesAnswer
 from slipstream.gateway.responses.items import Item, as_messages
 from slipstream.gateway.responses.memory import ResponseMemory, StoredResponse
 from slipstream.gateway.responses.requests import ResponsesRequest
-from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
 from slipstream.gateway.tools.forms import tool_form
@@ -23,13 +24,20 @@ Store = Callable[[str, StoredResponse], None]
 
 
 async def respond(
-    request: ResponsesRequest, exchange: Exchange, services: Services, *, find: Find, store: Store, frame: Frame
+    request: ResponsesRequest,
+    connection: HTTPConnection,
+    exchange: Exchange,
+    services: Services,
+    *,
+    find: Find,
+    store: Store,
+    frame: Frame,
 ) -> Response:
     """The answer to `request`; `find` knows earlier responses by their ids, and `store` is given this one."""
-    model = answering_model(request.model, services, exchange)
     earlier = _earlier(request, find)
-    form = tool_form(services.spec.tool_parser, model.template)
     chat = request.as_chat(earlier)
+    model = choose_model(connection, chat, services)
+    form = tool_form(services.spec.tool_parser, model.template)
     wanted = chat.wanted(model, form)
 
     def keep(response_id: str, body: bytes, items: list[dict[str, Any]]) -> None:

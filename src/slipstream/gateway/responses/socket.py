@@ -135,7 +135,9 @@ class _Session:
             self._last = (response_id, stored)
             store(response_id, stored)
 
-        response = await respond(request, exchange, self._services, find=find_here, store=store_here, frame=line)
+        response = await respond(
+            request, self._socket, exchange, self._services, find=find_here, store=store_here, frame=line
+        )
         scope = {**self._socket.scope, "type": "http", "method": "POST"}
         await response(scope, self._receive, _Frames(self._socket).send)
 

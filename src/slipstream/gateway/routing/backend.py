@@ -48,7 +48,7 @@ class Backend:
         self.state: State = state
         self.legs: set[Leg] = set()
         self.outstanding_tokens = 0
-        self.heard_at = -math.inf
+        self.heard_at = -math.inf  # never: the first probe is due at once
         self.chosen_at = 0.0
         self.breaker = Breaker(
             failures=spec.breaker_failures,

@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from slipstream.client import TokenRequest
 from slipstream.errors import SlipstreamError
@@ -19,17 +20,13 @@ from slipstream.gateway.routing.health import HealthWatch
 from slipstream.gateway.routing.routed_stream import RoutedStream
 from slipstream.spec import RoutingSpec
 
+# `retry`, `hedge`, or why a backend was chosen: `only` one, least `load`, `home` of the prompt's beginning, its home to
+# be by `hash`, `spill` where those are too busy. And the name of the backend.
+Event = Literal["retry", "hedge", "only", "load", "home", "hash", "spill"]
+Observe = Callable[[Event, str], None]
+
 _FIRST_GUESS_TOKENS = 256
 _LONGEST_RETRY_AFTER_S = 30
-
-
-@dataclass(slots=True)
-class RoutingCounts:
-    """What has happened so far."""
-
-    retries: int = 0
-    hedges: int = 0
-    hedges_won: int = 0  # by the second backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Backends:
 
     def __init__(self, addresses: Sequence[str], spec: RoutingSpec | None = None) -> None:
         self.spec = spec or RoutingSpec()
-        self.counts = RoutingCounts()
+        self.observe: Observe = lambda event, backend: None  # noqa: ARG005 - whoever counts sets it
         self._numbers = itertools.count()
         self._watched: dict[str, _Watched] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -160,7 +157,7 @@ class Backends:
         }
         if not up:
             return None
-        address = next(iter(up)) if len(up) == 1 else self._chosen(up, request, keys)
+        address = self._chosen(up, request, keys)
         self._homes.settle(keys, address, up)
         return self._watched[address].backend
 
@@ -174,13 +171,15 @@ class Backends:
 
     def _chosen(self, up: dict[str, int], request: TokenRequest, keys: list[bytes]) -> str:
         cost = len(request.input_ids) + self.expected_tokens(request)
-        if not keys:
-            # Of equals the one that has had none for longest.
-            up = dict(sorted(up.items(), key=lambda item: self._watched[item[0]].backend.chosen_at))
+        # Of equals the one that has had none for longest.
+        waiting = dict(sorted(up.items(), key=lambda item: self._watched[item[0]].backend.chosen_at))
         home = self._homes.find(keys, up)
-        preferred = ([] if home is None else [home]) + (ranked(keys[0], up) if keys else [])
-        address = choose(up, preferred, cost=cost, bound=self._bound)
-        self._watched[address].backend.chosen_at = time.monotonic()
+        hashed = ranked(keys[0], up) if keys and len(up) > 1 else []
+        preferred = ([] if home is None else [home]) + hashed
+        address = choose(waiting, preferred, cost=cost, bound=self._bound)
+        backend = self._watched[address].backend
+        backend.chosen_at = time.monotonic()
+        self.observe(_reason(address, up, home, hashed), backend.name)
         return address
 
     def _add(self, address: str, state: State) -> None:
@@ -229,3 +228,13 @@ class Backends:
         wait_s = min(max(1, math.ceil(min(trials, default=1))), _LONGEST_RETRY_AFTER_S)
         message = f"none of the model's {len(self._watched)} backends is up: try again in {wait_s} s"
         return ApiError(503, message, code="unavailable", headers={"retry-after": str(wait_s)})
+
+
+def _reason(address: str, up: Collection[str], home: str | None, hashed: Sequence[str]) -> Event:
+    if len(up) == 1:
+        return "only"
+    if address == home:
+        return "home"
+    if not hashed:
+        return "load"
+    return "hash" if home is None and address == hashed[0] else "spill"

@@ -82,8 +82,6 @@ class RoutedStream(AsyncIterator[Chunk]):
             return chunk
         first = await first_of(leg, self._second, after_s=after_s)
         self._leg = first.leg
-        if first.leg is not leg:
-            self._backends.counts.hedges_won += 1
         if first.chunk is None:
             raise StopAsyncIteration
         return first.chunk
@@ -92,7 +90,7 @@ class RoutedStream(AsyncIterator[Chunk]):
         """The same request on another backend; none where there is no other."""
         if (other := self._backends.another(self._request, self._keys, self._tried)) is None:
             return None
-        self._backends.counts.hedges += 1
+        self._backends.observe("hedge", other.name)
         return self._start(other)
 
     def _start(self, backend: Backend) -> Leg:
@@ -112,5 +110,5 @@ class RoutedStream(AsyncIterator[Chunk]):
             # Perhaps the only one, and back in a moment.
             other = await self._backends.any_up(self._request, self._keys)
         if other is not None:
-            self._backends.counts.retries += 1
+            self._backends.observe("retry", other.name)
         return other

@@ -1,0 +1,1 @@
+"""Who goes next when an engine is full."""

@@ -1,0 +1,67 @@
+"""The admission of one process: what it counts, and who runs and waits, outlives a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from slipstream.gateway.admission import Admission, AdmissionWatch
+from slipstream.gateway.caller import Caller
+from slipstream.gateway.limits.open_store import open_store, where_counted
+from slipstream.gateway.limits.values import LimitStore
+from slipstream.gateway.observability import families
+from slipstream.gateway.observability.metrics import Metrics
+from slipstream.spec import GatewaySpec
+
+
+class MeteredAdmission(AdmissionWatch):
+    """Writes what happens at admission into the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def refused(self, model: str, caller: Caller, reason: str) -> None:  # noqa: ARG002 - a caller is no label
+        """See `AdmissionWatch`."""
+        self._metrics.count(families.REFUSED, reason, model)
+
+    def store_failed(self, error: str) -> None:
+        """See `AdmissionWatch`."""
+        self._metrics.count(families.LIMITS_STORE_FAILURES, error)
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    store: LimitStore
+    where: tuple[object, ...]
+    users: int = 0  # configurations
+
+
+class SharedAdmission:
+    """Opens the store of one configuration after the other, and keeps it where nothing about it has changed."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._watch = MeteredAdmission(metrics)
+        self._admission: Admission | None = None
+        self._shared: _Shared | None = None
+
+    def open_store(self, spec: GatewaySpec, environ: Mapping[str, str], stack: AsyncExitStack) -> LimitStore:
+        """The store that `spec` asks for, held until `stack` ends; SlipstreamError where its URL is missing."""
+        where = where_counted(spec.limits, environ)
+        if self._shared is None or self._shared.where != where:
+            self._shared = _Shared(open_store(spec.limits, environ, self._watch.store_failed), where)
+        self._shared.users += 1
+        stack.push_async_callback(self._release, self._shared)
+        return self._shared.store
+
+    def admission(self, spec: GatewaySpec, store: LimitStore) -> Admission:
+        """The one admission, going on with these settings."""
+        if self._admission is None:
+            self._admission = Admission(spec, store=store, watch=self._watch)
+        self._admission.reconfigure(spec, store)
+        return self._admission
+
+    async def _release(self, shared: _Shared) -> None:
+        shared.users -= 1
+        if not shared.users:
+            await shared.store.close()
