@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cachetools import TTLCache
 
@@ -79,7 +79,7 @@ class RedisValues:
         if self._clock() < self._ask_from:
             return [None] * len(keys)
         try:
-            found: list[bytes | None] = await self._client.mget([self._name(key) for key in keys])
+            found = cast("list[bytes | None]", await self._client.mget([self._name(key) for key in keys]))
         except _failures():
             self._ask_from = self._clock() + _PAUSE_S
             return [None] * len(keys)
