@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from slipstream.gateway.app import create_app
 from slipstream.gateway.listening import uvicorn_config
@@ -60,7 +60,7 @@ def gateway(make_services: Callable[[], Services]) -> Iterator[str]:
             servers.append(uvicorn.Server(config))
             await servers[0].serve(sockets=[listener])
 
-        thread = threading.Thread(target=lambda: asyncio.run(run()), name="gateway")
+        thread = threading.Thread(target=lambda: uvloop.run(run()), name="gateway")
         thread.start()
         try:
             yield f"http://127.0.0.1:{port}"

@@ -7,7 +7,7 @@ Settings are grouped by what a change of one of them costs:
 `model`, `quantization`   the checkpoint is made again, and everything after it
 `engine`                  the engine is compiled again (tp_size and pp_size: the checkpoint too)
 `runtime`                 the model repository is rendered again and the models are reloaded
-`gateway`                 a rolling restart of the gateway
+`gateway`                 nothing: `slipstream reload` gives it to the running gateway
 `hardware`                nothing: what the rest is checked against before it is paid for
 ========================  =====================================================================
 

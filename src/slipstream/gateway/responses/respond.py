@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.responses.answers import Frame, ResponsesAnswer
 from slipstream.gateway.responses.items import Item, as_messages
 from slipstream.gateway.responses.memory import ResponseMemory, StoredResponse
@@ -30,7 +31,7 @@ async def respond(
     earlier = _earlier(request, find)
     form = tool_form(services.spec.tool_parser, model.template)
     chat = request.as_chat(earlier)
-    wanted = chat.wanted(model, form)
+    wanted = await off_loop(exchange, lambda: chat.wanted(model, form))
 
     def keep(response_id: str, body: bytes, items: list[dict[str, Any]]) -> None:
         answer = as_messages([Item.model_validate(item) for item in items])
