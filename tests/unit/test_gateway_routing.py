@@ -115,3 +115,12 @@ def test_the_metrics_page_shows_the_backends_and_why_they_were_chosen() -> None:
     assert 'slipstream_gateway_backend_outstanding_tokens{backend="1",model="small"} 0.0' in lines
     assert 'slipstream_gateway_routed_total{backend="1",model="small",reason="only"} 1.0' in lines
     assert 'slipstream_gateway_retries_total{kind="retry",model="small"} 1.0' in lines
+
+
+def test_a_fault_of_the_server_is_not_the_clients() -> None:
+    died = "the engine's process died and is being restarted: send the request again"
+    with a_triton("", error=died) as triton, gateway(serving(small=[triton.address])) as base:
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            ask(base)
+        assert failed.value.code == 503
+        assert failed.value.headers["retry-after"]
