@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slipstream.errors import SpecError
+from slipstream.gateway.queueing.capacity import capacity_of
 from slipstream.gateway_config import GatewayConfig, UpstreamConfig
 from slipstream.project import Workspace
 from slipstream.spec import BackendSpec, DeploymentSpec, UpstreamSpec
@@ -65,9 +66,12 @@ def _upstream(name: str, given: UpstreamSpec, spec: DeploymentSpec, root: Path, 
 def _of_deployment(name: str, spec: DeploymentSpec, model_dir: Path, backends: Sequence[BackendSpec]) -> UpstreamConfig:
     if (why := _why_mute(spec)) is not None:
         raise SpecError(f"{spec.name}: {why}", mend="serve another deployment through the gateway")
+    capacity = capacity_of(spec, servers=len(backends))
     return UpstreamConfig(
         name=name,
         backends=tuple(backends),
+        kv_tokens=capacity.kv_tokens,
+        choices=capacity.choices,
         model_dir=model_dir,
         max_input_tokens=spec.engine.max_input_len,
         context_tokens=spec.engine.max_seq_len,

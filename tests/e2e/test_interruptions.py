@@ -53,7 +53,8 @@ class Command:
 
 def leftovers(workspace: Path) -> list[str]:
     partial = [str(path) for path in workspace.rglob(".*.partial")] + [str(path) for path in workspace.rglob(".*.old")]
-    return partial + [str(path) for path in workspace.glob("run/state.json")]
+    files = ("state.json", "gateway.json", "gateway.outcome.json")
+    return partial + [str(path) for name in files for path in workspace.glob(f"run/{name}")]
 
 
 def shared_memory(pid: int) -> list[str]:
@@ -106,7 +107,8 @@ def test_an_interrupted_server_leaves_nothing(workspace: Path, how: signal.Signa
     state = json.loads((workspace / "run" / "state.json").read_text())
     assert command.interrupt(how) == 0
     assert_gone(command, workspace)
-    for address in (state["triton_http"], state["triton_grpc"], state["triton_metrics"]):
+    gateway = state["gateway"].removeprefix("http://")
+    for address in (state["triton_http"], state["triton_grpc"], state["triton_metrics"], gateway):
         with socket.socket() as probe:
             host, port = address.split(":")
             assert probe.connect_ex((host, int(port))) != 0

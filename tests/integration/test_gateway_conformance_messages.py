@@ -13,7 +13,6 @@ from tests.conftest import DEFAULT, Served
 from tests.integration.conformance.messages_rows import HELLO, REFUSED, SERVED, TOOL, MessagesRow
 from tests.integration.conformance.server import conformance_gateway
 
-
 BESIDE = ("temperature", "top_p", "top_k", "output_config")  # the SDK has no names for the first three any more
 
 

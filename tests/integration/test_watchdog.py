@@ -31,7 +31,8 @@ def test_down_ends_the_whole_family(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_state(tmp_path, a_state(pid=process.pid, created=parent.create_time()))
         assert stop_served(tmp_path)
         assert not parent.is_running()
-        assert not child.is_running()
+        # Whoever took it over may not have reaped it yet.
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
         assert not stop_served(tmp_path)
     finally:
         process.kill()

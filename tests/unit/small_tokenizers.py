@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
@@ -59,6 +60,13 @@ def byte_fallback() -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return _finished(fast)
+
+
+def save_byte_level(directory: Path) -> None:
+    """Write `byte_level` as the tokenizer of a model directory."""
+    directory.mkdir(exist_ok=True)
+    byte_level().fast.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
 
 
 def texts() -> st.SearchStrategy[str]:

@@ -142,7 +142,7 @@ def a_response(**outputs: bytes) -> Any:
     for name, raw in outputs.items():
         message.infer_response.outputs.add(name=name)
         message.infer_response.raw_output_contents.append(raw)
-    return message
+    return message.SerializeToString()
 
 
 def text(value: str, tokens: int) -> Any:

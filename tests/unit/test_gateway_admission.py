@@ -8,20 +8,27 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slipstream.errors import SlipstreamError
 from slipstream.gateway.admission import Admission, AdmissionWatch, Cost, limits_of
 from slipstream.gateway.caller import Caller, CallerLimits
 from slipstream.gateway.deadline import deadline_at
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.keys import Grant, KeyFile
 from slipstream.gateway.limits.guarded_store import GuardedStore
 from slipstream.gateway.limits.memory import MemoryStore
 from slipstream.gateway.limits.values import Demand, Refused, Reserved, StoreFailedError
+from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.security import Security
 from slipstream.gateway.services import Models, Services
-from slipstream.spec import GatewayAdmissionSpec, GatewayLimitsSpec, GatewaySpec
+from slipstream.gateway.shared_admission import MeteredAdmission, SharedAdmission
+from slipstream.spec import GatewayAdmissionSpec, GatewayLimitsSpec, GatewaySpec, SecuritySpec
 from tests.fakes.gateway import a_model, gateway
 from tests.fakes.triton import FakeTriton, Script
 from tests.unit.limit_steps import Clock
@@ -197,18 +204,42 @@ def test_the_place_of_a_client_that_leaves_the_queue_is_free_again(full: tuple[s
     assert len(triton.received) == 1
 
 
+def test_a_caller_with_many_requests_does_not_hold_up_one_with_few(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    bearer = {name: {"authorization": f"Bearer {keys.add(name, Grant()).text}"} for name in ("greedy", "modest")}
+    spec = GatewaySpec(admission=GatewayAdmissionSpec(max_running=1), security=SecuritySpec(keys_file=str(keys.path)))
+    script = Script(pieces=[[TOKENS[0]]], delay_s=0.05)
+
+    def services() -> Services:
+        security = Security.open(spec.security, root=tmp_path)
+        return Services(
+            spec=spec, models=Models([a_model(triton.address)]), security=security, admission=Admission(spec)
+        )
+
+    with FakeTriton({"tensorrt_llm": script}) as triton, gateway(services) as url:
+        many = [Answer(url, bearer["greedy"]) for _ in range(12)]
+        triton.wait_until_received()
+        few = Answer(url, bearer["modest"], prompt=[TOKENS[1]])
+        for answer in (*many, few):
+            assert answer.read().status == 200
+        prompts = [received.inputs["input_ids"] for received in triton.received]
+    assert prompts.index([TOKENS[1]]) < 11  # not the last, as it came
+
+
 def enter(admission: Admission, caller: Caller, *, tokens: int = 10, used: int | None = None) -> dict[str, str]:
     """One request, from its limits to its end; the headers that it brought."""
 
-    async def one() -> dict[str, str]:
-        exchange = Exchange(caller=caller)
-        cost = Cost(tokens=tokens, kv_tokens=tokens, choices=1)
-        async with admission.enter(exchange, a_model("127.0.0.1:1"), cost) as ticket:
-            if used is not None:
-                ticket.settle(used)
-        return exchange.headers
+    return asyncio.run(count(admission, caller, tokens=tokens, used=used))
 
-    return asyncio.run(one())
+
+async def count(admission: Admission, caller: Caller, *, tokens: int = 10, used: int | None = 0) -> dict[str, str]:
+    """The same, in a loop that runs."""
+    exchange = Exchange(caller=caller)
+    cost = Cost(tokens=tokens, kv_tokens=tokens, choices=1)
+    async with admission.enter(exchange, a_model("127.0.0.1:1"), cost) as ticket:
+        if used is not None:
+            ticket.settle(used)
+    return exchange.headers
 
 
 def test_an_answer_from_a_cache_costs_a_request_and_no_tokens() -> None:
@@ -238,6 +269,36 @@ def test_limits_are_of_each_caller_and_change_with_the_settings() -> None:
         enter(admission, one)
     admission.reconfigure(GatewaySpec(limits=GatewayLimitsSpec(requests_per_minute=2)))
     enter(admission, one, used=0)
+
+
+def test_what_is_counted_outlives_a_configuration_that_is_replaced_and_one_that_fails() -> None:
+    async def scenario() -> None:
+        shared = SharedAdmission(Metrics())
+        stacks = [AsyncExitStack() for _ in range(3)]
+        one, two = (GatewaySpec(limits=GatewayLimitsSpec(requests_per_minute=n)) for n in (1, 2))
+        away = GatewaySpec(limits=GatewayLimitsSpec(store="redis", redis_url_env="URL"))
+        admission = shared.admission(one, shared.open_store(one, {}, stacks[0]))
+        await count(admission, Caller(id="a", name="a"))
+        with pytest.raises(SlipstreamError, match="URL is not set"):
+            shared.open_store(away, {}, stacks[1])
+        shared.open_store(away, {"URL": "redis://127.0.0.1:1"}, stacks[1])
+        await stacks[1].aclose()  # something else of that configuration failed
+        assert shared.admission(two, shared.open_store(two, {}, stacks[2])) is admission
+        await stacks[0].aclose()
+        await count(admission, Caller(id="a", name="a"))
+        with pytest.raises(ApiError):
+            await count(admission, Caller(id="a", name="a"))
+
+    asyncio.run(scenario())
+
+
+def test_refusals_and_failures_of_the_store_are_counted_in_the_metrics() -> None:
+    metrics = Metrics()
+    MeteredAdmission(metrics).refused("small", Caller(id="a", name="a"), "queue_full")
+    MeteredAdmission(metrics).store_failed("ConnectionError")
+    page = metrics.page().decode()
+    assert 'slipstream_gateway_refused_total{model="small",reason="queue_full"} 1.0' in page
+    assert 'slipstream_gateway_limits_store_failures_total{error="ConnectionError"} 1.0' in page
 
 
 def test_while_the_store_fails_each_process_counts_by_itself_if_that_is_allowed() -> None:

@@ -12,7 +12,13 @@ import grpc
 import pytest
 
 from slipstream.client import TokenRequest
-from slipstream.client.failures import ConnectionLostError, OverloadedError, RequestRefusedError
+from slipstream.client.failures import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    OverloadedError,
+    RequestRefusedError,
+    ServerFaultError,
+)
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.routing import Backends, RoutedStream
@@ -191,6 +197,42 @@ def test_nothing_is_sent_twice_behind_the_first_token() -> None:
 
     broken = {"status": grpc.StatusCode.INTERNAL}
     with a_triton([[1]], **broken) as one, a_triton([[1]], **broken) as other:
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_request_that_backends_break_by_is_not_sent_to_all_of_them(attempts: int) -> None:
+    async def run() -> None:
+        async with backends_at(*(one.address for one in broken), attempts=attempts) as backends:
+            with pytest.raises(SlipstreamError):
+                await tokens(a_stream(backends))
+        assert sum(len(one.received) for one in broken) == attempts
+
+    with contextlib.ExitStack() as stack:
+        broken = [stack.enter_context(a_triton([], status=grpc.StatusCode.UNAVAILABLE)) for _ in range(4)]
+        asyncio.run(run())
+
+
+def test_the_only_backend_is_not_asked_for_ever() -> None:
+    async def run() -> None:
+        async with backends_at(broken.address, wait_s=10, breaker_failures=100) as backends:
+            with pytest.raises(ServerFaultError):
+                await tokens(a_stream(backends))
+        assert len(broken.received) == 2
+
+    with a_triton([], error="tensorrt_llm_0 is not ready") as broken:
+        asyncio.run(run())
+
+
+def test_short_deadlines_of_clients_take_no_backend_out() -> None:
+    async def run() -> None:
+        async with backends_at(busy.address, breaker_failures=1) as backends:
+            for _ in range(3):
+                with pytest.raises(DeadlineExceededError):
+                    await tokens(backends.open(a_request(), deadline_s=0.1))
+            assert states(backends) == ["up"]
+
+    with a_triton([], hangs=True) as busy:
         asyncio.run(run())
 
 

@@ -221,6 +221,19 @@ def test_the_audit_log_only_grows_and_is_set_aside_when_it_is_large(tmp_path: Pa
     assert ids == [f"r{number}" for number in range(30 - len(ids), 30)], "the latest ones, none lost between"
 
 
+def test_two_writers_of_one_audit_log_set_it_aside_once(tmp_path: Path) -> None:
+    """As after a reload, while streams of the configuration before are running."""
+    first, second = (AuditLog(tmp_path / "a", max_bytes=1000, kept_files=5) for _ in range(2))
+    for number in range(6):
+        for log in (first, second):
+            log.write(Exchange(request_id=f"r{number}"), {"path": "/x", "method": "GET"})
+    first.close()
+    second.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) <= 3
+    assert sum(len(file.read_text().splitlines()) for file in files) == 12
+
+
 def test_an_audit_log_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")

@@ -38,7 +38,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     spec = GatewaySpec(security=SecuritySpec(keys_file="keys.json"))
 
     def services() -> Services:
-        models = Models([a_model(triton.address), a_model(triton.address, "large")])
+        models = Models([a_model(triton.address), a_model(triton.address, name="large")])
         return Services(spec=spec, models=models, security=Security.open(spec.security, root=root))
 
     with FakeTriton({"tensorrt_llm": Script(pieces=[[5]])}) as triton, gateway(services) as url:

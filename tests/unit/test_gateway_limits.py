@@ -48,6 +48,23 @@ def test_no_minute_and_no_day_holds_more_than_the_limit(limits: CallerLimits, st
         assert len(running) <= (limits.concurrent_requests or math.inf)
 
 
+@given(st.lists(st.integers(0, 240), max_size=60))
+def test_no_minute_wherever_it_begins_holds_more_requests_than_the_limit(quarters: list[int]) -> None:
+    clock = Clock()
+    store = MemoryStore(clock)
+    came: list[float] = []
+
+    async def ask_after_each() -> None:
+        for quarter in quarters:
+            clock.now_s += quarter / 4
+            demand = Demand(caller_id="a", limits=CallerLimits(requests_per_minute=2), tokens=1)
+            if isinstance(await store.reserve(demand), Reserved):
+                came.append(clock.now_s)
+
+    asyncio.run(ask_after_each())
+    assert all(third - first >= 60 for first, third in zip(came, came[2:], strict=False))
+
+
 @given(some_limits, st.lists(st.builds(Ask, st.just("a"), st.integers(1, 120)), max_size=40))
 def test_what_is_refused_is_over_the_limit_that_it_names(limits: CallerLimits, asks: list[Ask]) -> None:
     clock = Clock()

@@ -29,16 +29,16 @@ def test_a_counter_adds_up_by_its_labels() -> None:
 
 def test_a_gauge_is_set_and_moved() -> None:
     metrics = Metrics()
-    metrics.set(families.BACKEND_TOKENS, 10, "a")
-    metrics.add(families.BACKEND_TOKENS, -4, "a")
-    assert value(metrics, families.BACKEND_TOKENS.name, backend="a") == 6
+    metrics.set(families.CACHE_BYTES, 10, "a")
+    metrics.add(families.CACHE_BYTES, -4, "a")
+    assert value(metrics, families.CACHE_BYTES.name, cache="a") == 6
 
 
 def test_a_watched_gauge_is_read_for_each_page_and_forgets_what_is_gone() -> None:
-    metrics, readings = Metrics(), [Reading(1, ("a", "up"))]
+    metrics, readings = Metrics(), [Reading(1, ("m", "a", "up"))]
     metrics.watch(families.BACKEND_STATE, lambda: readings)
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") == 1
-    readings[:] = [Reading(1, ("a", "down"))]
+    readings[:] = [Reading(1, ("m", "a", "down"))]
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") is None
     assert value(metrics, families.BACKEND_STATE.name, backend="a", state="down") == 1
 
@@ -58,3 +58,16 @@ def test_no_page_has_the_times_at_which_series_were_made() -> None:
     metrics = Metrics()
     metrics.count(families.CACHE, "response", "hit")
     assert b"_created" not in metrics.page()
+
+
+def test_what_several_watch_adds_up_until_one_stops() -> None:
+    def one() -> list[Reading]:
+        return [Reading(1, ("m", "0"))]
+
+    metrics = Metrics()
+    metrics.watch(families.RUNNING, one)
+    metrics.watch(families.RUNNING, lambda: [Reading(2, ("m", "0"))])
+    assert value(metrics, families.RUNNING.name, model_name="m") == 3
+    assert value(metrics, families.RUNNING.name, model_name="m") == 3
+    metrics.unwatch(families.RUNNING, one)
+    assert value(metrics, families.RUNNING.name, model_name="m") == 2

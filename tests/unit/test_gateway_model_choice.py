@@ -31,7 +31,7 @@ def triton() -> Iterator[FakeTriton]:
 
 
 def services(triton: FakeTriton, *names: str) -> Services:
-    return Services(spec=SPEC, models=Models([a_model(triton.address, name) for name in names]))
+    return Services(spec=SPEC, models=Models([a_model(triton.address, name=name) for name in names]))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_header_that_says_something_else_is_refused(base: str, header: str) ->
 
 def test_a_prompt_that_is_too_long_for_the_small_model_goes_to_a_larger_one(triton: FakeTriton) -> None:
     def make() -> Services:
-        small, large = a_model(triton.address, "s"), a_model(triton.address, "l")
+        small, large = a_model(triton.address, name="s"), a_model(triton.address, name="l")
         return Services(spec=SPEC, models=Models([replace(small, max_input_tokens=20), large]))
 
     with gateway(make) as url:

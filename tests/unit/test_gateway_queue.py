@@ -132,7 +132,7 @@ def test_nothing_waits_where_nothing_is_known_of_the_room() -> None:
 def test_a_full_queue_says_when_what_waits_is_gone_at_the_speed_that_was_measured() -> None:
     async def scenario() -> None:
         clock = Clock()
-        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(max_waiting=3), clock)
+        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(max_waiting=3), clock=clock)
         waiting = [enter(queue) for _ in range(14)]
         await settled()
         assert (await refused(waiting.pop())).headers["retry-after"] == "1"  # nothing is known yet
@@ -153,7 +153,7 @@ def test_a_full_queue_says_when_what_waits_is_gone_at_the_speed_that_was_measure
 def test_idle_time_does_not_slow_the_measured_speed() -> None:
     async def scenario() -> None:
         clock = Clock()
-        queue = FairQueue(ROOM, GatewayAdmissionSpec(), clock)
+        queue = FairQueue(ROOM, GatewayAdmissionSpec(), clock=clock)
         for _ in range(5):
             place = await enter(queue, tokens=100)
             clock.now_s += 1
@@ -167,7 +167,7 @@ def test_idle_time_does_not_slow_the_measured_speed() -> None:
 def test_a_deadline_that_passes_in_the_queue_ends_the_request_there() -> None:
     async def scenario() -> None:
         clock = Clock()
-        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(), clock)
+        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(), clock=clock)
         place = await enter(queue)
         late, patient = enter(queue, deadline_at=clock() + 0.01), enter(queue, "b")
         error = await refused(late)
@@ -190,23 +190,21 @@ def test_whoever_waits_longer_than_the_queue_allows_is_refused() -> None:
     run(scenario)
 
 
-def test_a_model_that_goes_away_refuses_who_waits_and_who_comes_until_it_is_back() -> None:
+def test_while_no_server_is_up_nobody_waits_for_a_turn() -> None:
     async def scenario() -> None:
-        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec())
-        place = await enter(queue)
-        stays, leaves = enter(queue), enter(queue)
+        is_up = True
+        queue = FairQueue(Capacity(choices=1), is_up=lambda: is_up)
+        running = await enter(queue)
+        waits = enter(queue)
         await settled()
-        leaves.cancel()
-        queue.set_away(retry_after_s=2.5)
-        for task in (stays, enter(queue)):
-            error = await refused(task)
-            assert (error.status, error.headers["retry-after"]) == (503, "3")
-        await settled()
-        assert leaves.cancelled()
-        queue.set_back()
-        queue.leave(place)
+        is_up = False
         await enter(queue)
-        assert queue.running_choices == 1
+        assert waits.done()
+        queue.leave(running)
+        is_up = True
+        late = enter(queue)
+        await settled()
+        assert not late.done()
 
     run(scenario)
 
@@ -219,7 +217,7 @@ def test_other_settings_let_in_who_waited_for_room() -> None:
         waits = enter(queue)
         await settled()
         assert not waits.done()
-        queue.use(Capacity(choices=2), spec)
+        queue.use(Capacity(choices=2), spec, lambda: True)
         await waits
 
     run(scenario)

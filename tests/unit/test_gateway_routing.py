@@ -111,7 +111,7 @@ def test_the_metrics_page_shows_the_backends_and_why_they_were_chosen() -> None:
         ask(base).read()
         with urllib.request.urlopen(f"{base}/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
-    assert 'slipstream_gateway_backend_state{backend="small/0",state="away"} 1.0' in lines
-    assert 'slipstream_gateway_backend_outstanding_tokens{backend="small/1"} 0.0' in lines
-    assert 'slipstream_gateway_routed_total{backend="small/1",model="small",reason="only"} 1.0' in lines
-    assert 'slipstream_gateway_retries_total{backend="small/1",kind="retry",model="small"} 1.0' in lines
+    assert 'slipstream_gateway_backend_state{backend="0",model="small",state="away"} 1.0' in lines
+    assert 'slipstream_gateway_backend_outstanding_tokens{backend="1",model="small"} 0.0' in lines
+    assert 'slipstream_gateway_routed_total{backend="1",model="small",reason="only"} 1.0' in lines
+    assert 'slipstream_gateway_retries_total{kind="retry",model="small"} 1.0' in lines

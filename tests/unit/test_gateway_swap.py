@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import pytest
 
 from slipstream.errors import SlipstreamError
-from slipstream.gateway.routing import Backends, reloaded
 from tests.unit.test_gateway_backends import (
     NOWHERE,
     OTHER_PIECES,
-    a_spec,
     a_stream,
     a_triton,
     backends_at,
@@ -85,50 +82,4 @@ def test_an_answer_that_outlives_the_drain_is_ended() -> None:
             await backends.drained()
 
     with a_triton(hangs=True) as old, a_triton() as new:
-        asyncio.run(run())
-
-
-async def swap(before: Backends, addresses: list[str], stack: AsyncExitStack) -> Backends:
-    backends = await reloaded(before, addresses, before.spec, stack)
-    backends.keep(addresses)
-    return backends
-
-
-def test_a_reload_goes_on_with_the_same_backends_until_their_last_configuration_ends() -> None:
-    async def run() -> None:
-        first, second = AsyncExitStack(), AsyncExitStack()
-        before = await reloaded(None, [one.address], a_spec(), first)
-        after = await swap(before, [one.address, two.address], second)
-        assert after is before
-        await first.aclose()
-        assert states(after) == ["up", "up"]
-        await second.aclose()
-        assert states(after) == []
-
-    with a_triton() as one, a_triton() as two:
-        asyncio.run(run())
-
-
-def test_a_reload_that_fails_leaves_the_backends_as_they_were() -> None:
-    async def run() -> None:
-        async with AsyncExitStack() as first:
-            before = await reloaded(None, [one.address], a_spec(), first)
-            async with AsyncExitStack() as second:
-                await reloaded(before, [two.address], a_spec(), second)
-                assert before.addresses == [one.address, two.address]
-            assert before.addresses == [one.address]
-
-    with a_triton() as one, a_triton() as two:
-        asyncio.run(run())
-
-
-def test_other_routing_settings_are_for_new_requests() -> None:
-    async def run() -> None:
-        async with AsyncExitStack() as first, AsyncExitStack() as second:
-            before = await reloaded(None, [one.address], a_spec(), first)
-            after = await reloaded(before, [one.address], a_spec(attempts=1), second)
-            assert (before.spec.attempts, after.spec.attempts) == (3, 1)
-            assert await tokens(a_stream(after)) == [1, 2, 3]
-
-    with a_triton() as one:
         asyncio.run(run())

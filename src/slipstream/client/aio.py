@@ -1,4 +1,4 @@
-"""The async client: the same thin shell as the blocking one, over grpc.aio."""
+"""The async client: the same thin shell as the blocking one, over a connection of its own (see http2.py)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import grpc
 from grpc import aio
 
 from slipstream.client.calls import Calls
+from slipstream.client.http2 import Http2Channel
+from slipstream.client.http2_call import Http2Call
 from slipstream.client.reply import Reply
 from slipstream.client.values import Chunk, Completion
-from slipstream.client.wire import CHANNEL_OPTIONS, live_method
+from slipstream.client.wire import SERVER_LIVE, STREAM_INFER
 
 
 class AsyncStream(AsyncIterator[Chunk]):
@@ -41,8 +43,7 @@ class AsyncStream(AsyncIterator[Chunk]):
                 if _is_task_cancelled():
                     self.close()
                     raise
-                # grpc.aio says the same for a call or a channel that was closed elsewhere.
-                self._fail("CANCELLED", "the client was closed", error)
+                self._fail("CANCELLED", "the client was closed", error)  # not this task: what it waited for
                 continue
             except BaseException:
                 self.close()
@@ -81,7 +82,7 @@ class AsyncStream(AsyncIterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        # grpc.aio's call is part of a reference cycle: left alone it runs on until the garbage collector comes by.
+        # The connection knows the call: left alone it would run to its end.
         if self._call is not None and not self._reply.is_over:
             self._call.cancel()
 
@@ -111,18 +112,16 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
         """Whether the server answers at all within `timeout_s`: it may well be busy, or have no model."""
         from tritonclient.grpc import service_pb2
 
+        question = service_pb2.ServerLiveRequest().SerializeToString()
         try:
-            await live_method(self._channel)(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+            await self._channel.call(SERVER_LIVE, question, timeout=timeout_s).read()
         except grpc.RpcError as error:
             return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         return True
 
     async def wait_until_lost(self) -> None:
         """Wait until a connection that was up is not any more, or this client is closed."""
-        before = state = self._channel.get_state()
-        while before is not grpc.ChannelConnectivity.READY and state is not grpc.ChannelConnectivity.SHUTDOWN:
-            await self._channel.wait_for_state_change(state)
-            before, state = state, self._channel.get_state()
+        await self._channel.wait_until_lost()
 
     async def __aenter__(self) -> Self:
         return self
@@ -133,7 +132,14 @@ class AsyncTritonClient(Calls[AsyncStream, Awaitable[Completion]]):
         await self.close()
 
     def _connect(self, address: str) -> Any:
-        return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return Http2Channel(address)
+
+    def _stream_method(self) -> Any:
+        return self._call
+
+    def _call(self, message: Any, *, timeout: float | None) -> Http2Call:
+        call: Http2Call = self._channel.call(STREAM_INFER, message.SerializeToString(), timeout=timeout)
+        return call
 
     def _open(self, method: Any, reply: Reply) -> AsyncStream:
         return AsyncStream(method, reply)

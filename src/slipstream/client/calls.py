@@ -36,7 +36,7 @@ class Calls(ABC, Generic[StreamT, ResultT]):
         self._deadline_s = deadline_s
         self._connect_timeout_s = connect_timeout_s
         self._channel = self._connect(address)
-        self._method = stream_method(self._channel)
+        self._method = self._stream_method()
 
     def stream(
         self,
@@ -105,6 +105,9 @@ class Calls(ABC, Generic[StreamT, ResultT]):
     @abstractmethod
     def _connect(self, address: str) -> Any:
         """A gRPC channel."""
+
+    def _stream_method(self) -> Any:
+        return stream_method(self._channel)
 
     @abstractmethod
     def _open(self, method: Any, reply: Reply) -> StreamT: ...

@@ -29,6 +29,10 @@ class ConnectionLostError(SlipstreamError):
     """Nothing answers there, or not any more."""
 
 
+class NotConnectedError(ConnectionLostError):
+    """Nothing answers there, and nothing was sent."""
+
+
 class ServerFaultError(SlipstreamError):
     """The server cannot answer just now, whatever the request."""
 
@@ -59,7 +63,8 @@ def call_failure(code: str, details: str, *, address: str, chunks: int, deadline
     """A gRPC call that ended with status `code`, after that many chunks."""
     came = f"after {chunks} chunks" if chunks else "before any token"
     if code == "UNAVAILABLE" and not chunks:
-        return ConnectionLostError(
+        kind = NotConnectedError if "failed to connect" in details else ConnectionLostError
+        return kind(
             f"{address}: nothing answers there ({details})",
             mend="start it: slipstream up DEPLOYMENT; or give the address of Triton's gRPC port",
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from slipstream.client.failures import call_failure, model_failure
 from slipstream.client.requests import TextRequest, TokenRequest
-from slipstream.client.tensors import first_text, floats, ints, raw_outputs
+from slipstream.client.responses import SameResponse, parsed
+from slipstream.client.tensors import first_text, floats, ints
 from slipstream.client.values import Chunk, Completion, Finish
 
 _FIRST_RETRY_S = 0.05
@@ -35,7 +35,8 @@ class Reply:
         self._clock = clock
         self._started = clock()
         self._retry_s = _FIRST_RETRY_S
-        self._chunks: list[Chunk] = []
+        self._same = SameResponse()
+        self._tally = _Tally()
         self._input_tokens = request.input_tokens
         self._is_complete = False  # the final response came, or the server ended the stream in good order
         self._is_cancelled = False
@@ -51,20 +52,26 @@ class Reply:
         """Time left to the deadline."""
         return None if self._deadline_s is None else max(0.0, self._deadline_s - self._elapsed_s())
 
-    def take(self, message: Any) -> Chunk | None:
+    def take(self, raw: bytes) -> Chunk | None:
         """Read one `ModelStreamInferResponse`; None for one that carries no tokens, as the empty final one."""
-        if message.error_message:
-            raise model_failure(message.error_message, model=self.request.model, address=self._address)
-        response = message.infer_response
-        if response.parameters["triton_final_response"].bool_param:
+        token = self._same.token(raw)
+        at_ms = 1000 * self._elapsed_s()
+        if token is not None:
+            chunk = Chunk(text="", token_ids=(token,), log_probs=(), output_tokens=1, at_ms=at_ms)
+            self._tally.add(chunk)
+            return chunk
+        response = parsed(raw)
+        if response.error:
+            raise model_failure(response.error, model=self.request.model, address=self._address)
+        if response.is_final:
             self._is_complete = True
-        outputs = raw_outputs(response)
-        chunk = _chunk(outputs, at_ms=1000 * self._elapsed_s())
+        self._same.learn(raw, response)
+        chunk = _chunk(response.outputs, at_ms=at_ms)
         if not (chunk.text or chunk.token_ids or chunk.output_tokens):
             return None
-        if raw := outputs.get("num_input_tokens"):
-            self._input_tokens = ints(raw)[0]
-        self._chunks.append(chunk)
+        if counted := response.outputs.get("num_input_tokens"):
+            self._input_tokens = ints(counted)[0]
+        self._tally.add(chunk)
         return chunk
 
     def end(self) -> None:
@@ -83,7 +90,7 @@ class Reply:
         """
         delay_s, self._retry_s = self._retry_s, self._retry_s * 2
         is_in_time = self._elapsed_s() + delay_s < self._connect_timeout_s
-        return delay_s if code == "UNAVAILABLE" and not self._chunks and is_in_time else None
+        return delay_s if code == "UNAVAILABLE" and not self._tally.chunks and is_in_time else None
 
     def fail(self, code: str, details: str, *, cause: BaseException) -> None:
         """The call ended with status `code`: raise what the caller shall see, nothing if it matters no more."""
@@ -91,22 +98,22 @@ class Reply:
         if self._is_complete or self._is_cancelled:
             return
         raise call_failure(
-            code, details, address=self._address, chunks=len(self._chunks), deadline_s=self._deadline_s
+            code, details, address=self._address, chunks=self._tally.chunks, deadline_s=self._deadline_s
         ) from cause
 
     def completion(self) -> Completion:
         """The reply as far as it has come."""
-        output_tokens = _sum([chunk.output_tokens for chunk in self._chunks])
+        tally = self._tally
         return Completion(
             request_id=self.request.request_id,
-            text="".join(chunk.text for chunk in self._chunks),
-            token_ids=tuple(token for chunk in self._chunks for token in chunk.token_ids),
+            text="".join(tally.texts),
+            token_ids=tuple(tally.token_ids),
             input_tokens=self._input_tokens,
-            output_tokens=output_tokens,
-            finish=self._finish(output_tokens),
-            ttft_ms=self._chunks[0].at_ms if self._chunks else None,
-            total_ms=self._chunks[-1].at_ms if self._chunks else 1000 * self._elapsed_s(),
-            tokens_per_s=_decode_speed(self._chunks),
+            output_tokens=tally.output_tokens,
+            finish=self._finish(tally.output_tokens),
+            ttft_ms=tally.first_ms,
+            total_ms=1000 * self._elapsed_s() if tally.last_ms is None else tally.last_ms,
+            tokens_per_s=tally.decode_speed(),
         )
 
     def _elapsed_s(self) -> float:
@@ -134,12 +141,32 @@ def _chunk(outputs: dict[str, bytes], *, at_ms: float) -> Chunk:
     )
 
 
-def _sum(counts: list[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+class _Tally:
+    """What the chunks come to, without keeping them: a gateway holds thousands of replies."""
 
+    def __init__(self) -> None:
+        self.chunks = 0
+        self.texts: list[str] = []
+        self.token_ids: list[int] = []
+        self.output_tokens: int | None = 0  # None if the server does not count them
+        self.first_ms: float | None = None
+        self.last_ms: float | None = None
+        self._first_tokens: int | None = 0
 
-def _decode_speed(chunks: list[Chunk]) -> float | None:
-    tokens = _sum([chunk.output_tokens for chunk in chunks[1:]])
-    span_ms = chunks[-1].at_ms - chunks[0].at_ms if chunks else 0.0
-    return 1000 * tokens / span_ms if tokens and span_ms >= _SHORTEST_SPAN_MS else None
+    def add(self, chunk: Chunk) -> None:
+        self.chunks += 1
+        if chunk.text:
+            self.texts.append(chunk.text)
+        self.token_ids += chunk.token_ids
+        known = self.output_tokens is not None and chunk.output_tokens is not None
+        self.output_tokens = self.output_tokens + chunk.output_tokens if known else None  # type: ignore[operator]
+        if self.first_ms is None:
+            self.first_ms, self._first_tokens = chunk.at_ms, self.output_tokens
+        self.last_ms = chunk.at_ms
+
+    def decode_speed(self) -> float | None:
+        """Tokens a second behind the first chunk."""
+        if self.first_ms is None or self.last_ms is None or self.output_tokens is None or self._first_tokens is None:
+            return None
+        tokens, span_ms = self.output_tokens - self._first_tokens, self.last_ms - self.first_ms
+        return 1000 * tokens / span_ms if tokens and span_ms >= _SHORTEST_SPAN_MS else None

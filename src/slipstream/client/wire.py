@@ -31,19 +31,7 @@ def stream_method(channel: Any) -> Any:
 
     return channel.unary_stream(
         STREAM_INFER,
-        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-        response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-    )
-
-
-def live_method(channel: Any) -> Any:
-    """`ServerLive`: the lightest question that Triton answers, however busy its models are."""
-    from tritonclient.grpc import service_pb2
-
-    return channel.unary_unary(
-        SERVER_LIVE,
-        request_serializer=service_pb2.ServerLiveRequest.SerializeToString,
-        response_deserializer=service_pb2.ServerLiveResponse.FromString,
+        request_serializer=service_pb2.ModelInferRequest.SerializeToString,  # the reply reads the bytes itself
     )
 
 

@@ -124,19 +124,23 @@ class Admission:
 
     def queue_of(self, model: ServedModel) -> FairQueue:
         """The queue in front of the model; the first call makes it, and a model that replaces it brings its room."""
-        spec, found = self._spec.admission, self._queues.get(model.name)
-        if found is None:
-            found = self._queues[model.name] = FairQueue(model.capacity.with_settings(spec), spec)
-        elif self._models[model.name].capacity != model.capacity:
-            found.use(model.capacity.with_settings(spec), spec)
-        self._models[model.name] = model
-        return found
+        queue = self._queues.get(model.name)
+        if queue is None:
+            queue = self._queues[model.name] = FairQueue()
+        if self._models.get(model.name) is not model:
+            self._models[model.name] = model
+            self._furnish(queue, model)
+        return queue
 
     def reconfigure(self, spec: GatewaySpec, store: LimitStore | None = None) -> None:
         """Go on with other settings; what runs or waits stays, and is settled with the store that counted it."""
         self._spec, self._store = spec, store or self._store
         for name, queue in self._queues.items():
-            queue.use(self._models[name].capacity.with_settings(spec.admission), spec.admission)
+            self._furnish(queue, self._models[name])
+
+    def _furnish(self, queue: FairQueue, model: ServedModel) -> None:
+        spec = self._spec.admission
+        queue.use(model.capacity.with_settings(spec), spec, lambda: model.backends.is_up)
 
     async def _reserve(
         self, store: LimitStore, exchange: Exchange, model: ServedModel, limits: CallerLimits, cost: Cost

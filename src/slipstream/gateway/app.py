@@ -12,12 +12,16 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
+from slipstream.gateway.compression import Compression
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.observability.endpoint import add_metrics_page
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from slipstream.gateway.openapi import describe
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.responses.routes import add_responses
 from slipstream.gateway.routing.telemetry import count_routing
@@ -30,8 +34,10 @@ def create_app(services: Services) -> FastAPI:
     """The application over the models of `services`."""
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
-    guard(app, services.security, spec)
-    app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
+    guard(app, services.security, spec, services.metrics)
+    app.add_middleware(AnthropicErrors)  # outside of the guards: their refusals pass through it
+    if spec.compress_min_bytes is not None:
+        app.add_middleware(Compression, min_bytes=spec.compress_min_bytes)
     _add_errors(app)
     add_completions(app, services)
     add_messages(app, services)
@@ -40,6 +46,7 @@ def create_app(services: Services) -> FastAPI:
     _add_tokens(app, services.models)
     _add_operations(app, services)
     add_complexity(app, services)
+    describe(app)
     if spec.playground:
         add_playground(app)
     return app
@@ -59,12 +66,14 @@ def _add_models(app: FastAPI, services: Services) -> None:
 
 def _add_tokens(app: FastAPI, models: Models) -> None:
     @app.post("/tokenize")
-    async def tokenize(request: TokenizeRequest) -> dict[str, object]:
-        return request.answer(models[request.model])
+    async def tokenize(request: TokenizeRequest, connection: Request) -> dict[str, object]:
+        model = models[request.model]
+        return await off_loop(exchange_of(connection), lambda: request.answer(model))
 
     @app.post("/detokenize")
-    async def detokenize(request: DetokenizeRequest) -> dict[str, object]:
-        return request.answer(models[request.model])
+    async def detokenize(request: DetokenizeRequest, connection: Request) -> dict[str, object]:
+        model = models[request.model]
+        return await off_loop(exchange_of(connection), lambda: request.answer(model))
 
 
 def _as_json(model: ServedModel) -> dict[str, object]:
@@ -88,7 +97,8 @@ def _add_errors(app: FastAPI) -> None:
     """Every failure leaves as OpenAI's error object."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
+        exchange_of(request).record.error_code = error.code or ""
         return _error(error)
 
     @app.exception_handler(SlipstreamError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.queueing.capacity import Capacity
+from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.routing import Backends
 from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
 from slipstream.gateway.services import Models, Services
+from slipstream.gateway.shared_admission import SharedAdmission
 from slipstream.gateway.shared_backends import SharedBackends
 from slipstream.gateway_config import GatewayConfig, UpstreamConfig
 from slipstream.text.chat_template import ChatTemplate
@@ -25,8 +29,11 @@ _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.jso
 class Assembly:
     """Makes the services of one configuration after the other, in one process."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, environ: Mapping[str, str]) -> None:
         self._lifecycle = lifecycle
+        self._environ = environ
+        self._metrics = Metrics()
+        self._admission = SharedAdmission(self._metrics)
         self._backends = SharedBackends()
         self._texts: dict[Path, _Text] = {}
 
@@ -39,16 +46,20 @@ class Assembly:
         """
         spec = config.settings
         security = Security.open(spec.security, root=config.root)
+        stack.callback(security.close)
         refuse_open_host(spec.host, security)
         self._texts = {one.model_dir: await self._text(one.model_dir) for one in config.upstreams}
+        limits_store = self._admission.open_store(spec, self._environ, stack)
         # The last step that can fail: it changes what the configuration before is served by, too.
         backends = await self._backends.open(config, stack)
         models = [_model(one, self._texts[one.model_dir], backends[one.name]) for one in config.upstreams]
         return Services(
             spec=spec,
             models=Models(models),
-            metrics=before.metrics if before else Metrics(),
+            admission=self._admission.admission(spec, limits_store),
+            metrics=self._metrics,
             security=security,
+            responses=before.responses if before else ResponseMemory(),
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
         )
@@ -92,4 +103,5 @@ def _model(upstream: UpstreamConfig, text: _Text, backends: Backends) -> ServedM
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
         backends=backends,
+        capacity=Capacity(kv_tokens=upstream.kv_tokens, choices=upstream.choices),
     )

@@ -51,7 +51,7 @@ class AuditLog:
         line = orjson.dumps(_entry(exchange, scope), option=orjson.OPT_APPEND_NEWLINE)
         try:
             if self._size and self._size + len(line) > self._max_bytes:
-                self._rotate()
+                self._begin_anew()
             self._size += os.write(self._descriptor, line)
         except OSError as error:
             if time.monotonic() - self._complained_at >= _COMPLAIN_EVERY_S:
@@ -61,15 +61,20 @@ class AuditLog:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _rotate(self) -> None:
+    def _begin_anew(self) -> None:
+        # After a reload two of them write for a while, and so may two processes: one of them sets the file aside.
+        if self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
+            self._set_aside()
+        fresh = _open(self.path)
+        os.close(self._descriptor)
+        self._descriptor, self._size = fresh, os.fstat(fresh).st_size
+
+    def _set_aside(self) -> None:
         for number in range(self._kept_files - 1, 0, -1):
             older = _numbered(self.path, number)
             if older.exists():
                 older.rename(_numbered(self.path, number + 1))
         self.path.rename(_numbered(self.path, 1))
-        fresh = _open(self.path)
-        os.close(self._descriptor)
-        self._descriptor, self._size = fresh, 0
 
 
 def _open(path: Path) -> int:

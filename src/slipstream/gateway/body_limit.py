@@ -7,6 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.exchange import exchange_in
 from slipstream.gateway.json_depth import is_deeper
 from slipstream.gateway.refusal import refuse
 
@@ -39,6 +40,7 @@ class BodyLimit:
             error = ApiError(400, f"the body: JSON deeper than {self._max_depth} levels", code="json_too_deep")
             await refuse(scope, receive, send, error, drops_rest=False)
         else:
+            exchange_in(scope).body_bytes = len(body)
             await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes:

@@ -35,6 +35,7 @@ class Exchange:
     deadline_at: float | None = None  # of `time.monotonic`; the request is worth nothing if it has not begun by then
     record: Record = field(default_factory=Record)
     session: str | None = None  # requests of one session stay on one backend
+    body_bytes: int = 0
     model: str | None = None  # that generates
     generations: Sequence[Generation] = ()  # they count their tokens
     status: int | None = None  # once the answer has begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from slipstream.client import Chunk, Guide, Sampling, TokenRequest
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.errors import from_failure
 from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.observability.metrics import Gaps
+from slipstream.gateway.observability.record import Times
 from slipstream.gateway.routing import RoutedStream
 from slipstream.gateway.served_model import ServedModel
 from slipstream.text.detokenizer import Detokenizer
@@ -65,10 +68,17 @@ class Generation:
     """
 
     def __init__(
-        self, model: ServedModel, wanted: Wanted, *, deadline_s: float, exchange: Exchange | None = None
+        self,
+        model: ServedModel,
+        wanted: Wanted,
+        *,
+        deadline_s: float,
+        exchange: Exchange | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
         self.wanted = wanted
         self.output_tokens = 0
+        self.times = Times(gaps)
         self._ends = () if wanted.ignores_end else model.tokenizer.eos_ids
         self._detokenizer = Detokenizer(model.tokenizer)
         self._stops = StopMatcher(wanted.stop) if wanted.stop else None
@@ -79,6 +89,8 @@ class Generation:
 
     async def deltas(self) -> AsyncGenerator[Delta]:
         """Every piece of text as it comes, without empty ones, then the reason of the end; `ApiError` on a failure."""
+        times = self.times
+        times.sent_s = time.monotonic()
         try:
             async with (
                 self._model.backends.open(
@@ -89,16 +101,22 @@ class Generation:
                 async for delta in deltas:
                     yield delta
         except SlipstreamError as error:
+            times.finish = "error"
             raise from_failure(error) from error
+        finally:
+            times.has_ended = True
 
     async def _read(self, stream: RoutedStream) -> AsyncGenerator[Delta]:
+        times = self.times
         async for chunk in stream:
+            times.chunk(time.monotonic())
             if not self.output_tokens:
                 self._exchange.answered_by(stream.backend)
             ids = self._without_end(chunk)
             self.output_tokens += len(chunk.token_ids)
             text, stop = self._shown(self._detokenizer.push(ids))
             finish: FinishReason | None = None if stop is None else "stop"
+            times.finish = finish or ""
             if text or finish or chunk.log_probs:
                 pairs = zip(ids, chunk.log_probs, strict=False)
                 yield Delta(text, len(ids), tuple(TokenLogProb(*pair) for pair in pairs), finish, stop)
@@ -108,7 +126,9 @@ class Generation:
         if self._stops is not None and stop is None:
             rest += self._stops.finish()
         is_cut = stop is None and self.output_tokens >= self.wanted.max_tokens
-        yield Delta(rest, 0, (), "length" if is_cut else "stop", stop)
+        finish = "length" if is_cut else "stop"
+        times.finish = finish
+        yield Delta(rest, 0, (), finish, stop)
 
     def _shown(self, text: str) -> tuple[str, str | None]:
         if self._stops is None:

@@ -11,6 +11,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slipstream.gateway.errors import ApiError
+from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.lifecycle import Lifecycle
 from slipstream.gateway.services import Services
 from slipstream.gateway_config import GatewayConfig
@@ -81,6 +82,11 @@ class ReloadingApp:
 
 async def _refuse(send: Send) -> None:
     error = ApiError(503, "this gateway is being stopped: ask again", code="unavailable")
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1"), (b"connection", b"close")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"retry-after", b"1"),
+        (b"connection", b"close"),
+        (b"x-request-id", Exchange().request_id.encode()),
+    ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": orjson.dumps(error.body())})

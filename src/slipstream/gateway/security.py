@@ -16,6 +16,8 @@ from slipstream.gateway.authentication import Authentication, Finder
 from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.keys import NO_KEYS, KeyFile
 from slipstream.gateway.loopback_only import LoopbackOnly
+from slipstream.gateway.observability.metrics import Metrics
+from slipstream.gateway.observability.middleware import Observability
 from slipstream.gateway.request_envelope import RequestEnvelope
 from slipstream.gateway.watched_file import WatchedFile
 from slipstream.gateway.web_tokens import TokenCheck
@@ -45,8 +47,13 @@ class Security:
             audit = AuditLog(root / spec.audit.file, max_bytes=spec.audit.max_bytes, kept_files=spec.audit.kept_files)
         return cls(finders=finders, audit=audit)
 
+    def close(self) -> None:
+        """Let go of the audit log."""
+        if self.audit is not None:
+            self.audit.close()
 
-def guard(app: FastAPI, security: Security, spec: GatewaySpec) -> None:
+
+def guard(app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics) -> None:
     """Put the guards around `app`; a request meets envelope, loopback, CORS, authentication and body in this order."""
     settings, limits = spec.security, spec.connections
     # The one that is added last is met first.
@@ -69,6 +76,7 @@ def guard(app: FastAPI, security: Security, spec: GatewaySpec) -> None:
         )
     if not security.finders:
         app.add_middleware(LoopbackOnly, allowed_origins=settings.cors_origins)
+    app.add_middleware(Observability, metrics=metrics, spec=spec.observability)  # sees what the others refuse
     app.add_middleware(RequestEnvelope, audit=security.audit, is_https=settings.tls is not None)
 
 

@@ -38,7 +38,7 @@ class GatewayServer:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lifecycle = Lifecycle()
-        self._app = ReloadingApp(Assembly(self._lifecycle).services, create_app, self._lifecycle)
+        self._app = ReloadingApp(Assembly(self._lifecycle, os.environ).services, create_app, self._lifecycle)
         self._config: GatewayConfig  # that serves
         self._loads = 1
         self._reload_lock = asyncio.Lock()

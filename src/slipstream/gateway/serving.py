@@ -29,8 +29,9 @@ async def answer_request(
     each = request.n or 1
     if len(wanted) * each > _MOST_CHOICES:
         raise ApiError(400, f"n: {len(wanted)} prompts x {each}, the limit is {_MOST_CHOICES} choices", param="n")
+    deadline_s, gaps = services.spec.request_timeout_s, services.metrics.gaps(answer.model.name)
     generations = [
-        Generation(answer.model, one.numbered(number), deadline_s=services.spec.request_timeout_s, exchange=exchange)
+        Generation(answer.model, one.numbered(number), deadline_s=deadline_s, exchange=exchange, gaps=gaps)
         for one in wanted
         for number in range(each)
     ]

@@ -31,7 +31,9 @@ class MeteredAdmission(AdmissionWatch):
 
 
 @dataclass(slots=True, eq=False)
-class _Shared:
+class SharedStore:
+    """A store and the configurations that count in it."""
+
     store: LimitStore
     where: tuple[object, ...]
     users: int = 0  # configurations
@@ -43,25 +45,27 @@ class SharedAdmission:
     def __init__(self, metrics: Metrics) -> None:
         self._watch = MeteredAdmission(metrics)
         self._admission: Admission | None = None
-        self._shared: _Shared | None = None
+        self._current: SharedStore | None = None
 
-    def open_store(self, spec: GatewaySpec, environ: Mapping[str, str], stack: AsyncExitStack) -> LimitStore:
+    def open_store(self, spec: GatewaySpec, environ: Mapping[str, str], stack: AsyncExitStack) -> SharedStore:
         """The store that `spec` asks for, held until `stack` ends; SlipstreamError where its URL is missing."""
         where = where_counted(spec.limits, environ)
-        if self._shared is None or self._shared.where != where:
-            self._shared = _Shared(open_store(spec.limits, environ, self._watch.store_failed), where)
-        self._shared.users += 1
-        stack.push_async_callback(self._release, self._shared)
-        return self._shared.store
+        shared = self._current
+        if shared is None or shared.where != where:
+            shared = SharedStore(open_store(spec.limits, environ, self._watch.store_failed), where)
+        shared.users += 1
+        stack.push_async_callback(self._release, shared)
+        return shared
 
-    def admission(self, spec: GatewaySpec, store: LimitStore) -> Admission:
+    def admission(self, spec: GatewaySpec, shared: SharedStore) -> Admission:
         """The one admission, going on with these settings."""
+        self._current = shared
         if self._admission is None:
-            self._admission = Admission(spec, store=store, watch=self._watch)
-        self._admission.reconfigure(spec, store)
+            self._admission = Admission(spec, store=shared.store, watch=self._watch)
+        self._admission.reconfigure(spec, shared.store)
         return self._admission
 
-    async def _release(self, shared: _Shared) -> None:
+    async def _release(self, shared: SharedStore) -> None:
         shared.users -= 1
         if not shared.users:
             await shared.store.close()

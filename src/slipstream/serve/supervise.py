@@ -152,13 +152,29 @@ def stop_served(run: Path) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
         family += process.children(recursive=True)
         process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=_DOWN_TIMEOUT_S + (state.drain_s if state else 0))
+    alive = _wait_for(family, _DOWN_TIMEOUT_S + (state.drain_s if state else 0))
     for survivor in alive:
         with contextlib.suppress(psutil.Error):
             survivor.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _wait_for(alive, 5.0)
     sweep(region_prefix(process.pid))
     return True
+
+
+def _wait_for(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still run when all have ended or the time is up; one that its parent has yet to reap has ended."""
+    until, alive = time.monotonic() + timeout_s, list(processes)
+    while alive and time.monotonic() < until:
+        _, alive = psutil.wait_procs(alive, timeout=0.05)  # reaps those that this process began
+        alive = [one for one in alive if _runs(one)]
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _start(spec: DeploymentSpec, repository: Path, ports: PortsSpec, run: Path, address: Address) -> TritonServer:

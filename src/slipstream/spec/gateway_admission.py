@@ -26,7 +26,7 @@ class GatewayAdmissionSpec(Group):
         description="an output is taken to fill no more of the KV cache than this, whatever max_tokens says",
     )
     max_waiting: int = Field(1000, ge=0, le=1_000_000, description="requests that wait; the next one is refused: 429")
-    queue_timeout_s: float = Field(60, gt=0, le=86_400, description="who has waited so long is refused: 503")
+    queue_timeout_s: float = Field(600, gt=0, le=86_400, description="who has waited so long is refused: 503")
     aging_s: float = Field(
         10, gt=0, le=86_400, description="who has waited so long counts for the next higher priority, twice at most"
     )

@@ -25,7 +25,9 @@ class RoutingSpec(Group):
     affinity_slack_tokens: int = Field(
         4096, ge=0, le=1 << 30, description="outstanding tokens beyond the average that never count as load"
     )
-    attempts: int = Field(3, ge=1, le=10, description="backends that a request is sent to until its first token comes")
+    attempts: int = Field(
+        2, ge=1, le=10, description="how often a request is sent, at most, until its first token comes"
+    )
     wait_s: float = Field(1, ge=0, le=60, description="how long a request waits while no backend is up; then 503")
     hedge_after_s: float | None = Field(
         None, gt=0, le=600, description="no token by then: ask a second backend, the first to answer wins; null: never"

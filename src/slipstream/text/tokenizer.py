@@ -13,6 +13,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from slipstream.errors import SlipstreamError
 from slipstream.text.token_bytes import TokenBytes
 
+_LONG_TEXT = 8192  # characters
+
 
 class Tokenizer:
     """Text to token ids and back, with the ids that begin, end and pad a sequence."""
@@ -52,7 +54,11 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` lets the model's own post-processor add a BOS where it has one."""
-        ids: list[int] = self.fast.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) < _LONG_TEXT:
+            encoded = self.fast.encode(text, add_special_tokens=add_special_tokens)
+        else:  # a batch lets other threads run meanwhile
+            encoded = self.fast.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        ids: list[int] = encoded.ids
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

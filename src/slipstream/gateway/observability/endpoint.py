@@ -16,4 +16,5 @@ def add_metrics_page(app: FastAPI, services: Services) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(services.metrics.page(), headers={"content-type": TEXT_TYPE})
+        of_triton = b"" if services.triton_metrics is None else await services.triton_metrics.page()
+        return Response(services.metrics.page() + of_triton, headers={"content-type": TEXT_TYPE})

@@ -103,9 +103,13 @@ OVERHEAD = Family(
 REFUSED = _counter("refused", "Requests refused before an engine was asked, by what refused them", "reason", "model")
 LIMITS_STORE_FAILURES = _counter("limits_store_failures", "Calls to the shared store of limits that failed", "error")
 ROUTED = _counter("routed", "Requests sent to a backend, by why it was chosen", "model", "backend", "reason")
-RETRIES = _counter("retries", "Requests asked again elsewhere (retry) or twice (hedge)", "model", "backend", "kind")
-BACKEND_STATE = _gauge("backend_state", "1 for the state that a backend is in, else 0", "backend", "state")
-BACKEND_TOKENS = _gauge("backend_outstanding_tokens", "Tokens that a backend was asked for and still owes", "backend")
+RETRIES = _counter(
+    "retries", "Requests asked again on another backend (retry) or on two at once (hedge)", "model", "kind"
+)
+BACKEND_STATE = _gauge("backend_state", "1 for the state that a backend is in, else 0", "model", "backend", "state")
+BACKEND_TOKENS = _gauge(
+    "backend_outstanding_tokens", "Tokens that a backend was asked for and still owes", "model", "backend"
+)
 COMPLEXITY = _counter("complexity", "Decisions of the routing by complexity", "tier", "model", "reason")
 CACHE = _counter("cache", "Look-ups in the gateway's caches: hit, miss or bypass", "cache", "result")
 CACHE_BYTES = _gauge("cache_bytes", "Memory that a cache takes", "cache")

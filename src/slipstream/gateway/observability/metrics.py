@@ -22,6 +22,7 @@ from slipstream.gateway.observability.families import FAMILIES, GAPS, Family
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _Child = Counter | Gauge | Histogram
+_BY_NAME = {family.name: family for family in FAMILIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Metrics:
         self._registry.register(_GapCollector(self._gaps))
         self._families = {family.name: _made(family, self._registry) for family in FAMILIES if family is not GAPS}
         self._children: dict[tuple[str, tuple[str, ...]], _Child] = {}
-        self._watched: list[tuple[Family, Callable[[], Iterable[Reading]]]] = []
+        self._watched: dict[str, list[Callable[[], Iterable[Reading]]]] = {}
 
     def count(self, family: Family, *labels: str, by: float = 1.0) -> None:
         """Add to a counter."""
@@ -78,8 +79,20 @@ class Metrics:
         histogram.observe(value)
 
     def watch(self, family: Family, read: Callable[[], Iterable[Reading]]) -> None:
-        """Let a gauge be what `read` gives whenever the page is asked for; what it no longer gives is gone."""
-        self._watched.append((family, read))
+        """Let a gauge or a counter be what `read` gives when the page is asked for; what it no longer gives is gone.
+
+        Several readings with the same labels add up: a configuration that was replaced goes on with its requests.
+        """
+        self._watched.setdefault(family.name, []).append(read)
+
+    def unwatch(self, family: Family, read: Callable[[], Iterable[Reading]]) -> None:
+        """Ask `read` no more."""
+        self._watched[family.name].remove(read)
+
+    @property
+    def models(self) -> list[str]:
+        """Models that were asked so far."""
+        return list(self._gaps)
 
     def gaps(self, model: str) -> Gaps:
         """The time between chunks of `model`: the one value that comes as often as chunks do."""
@@ -87,10 +100,13 @@ class Metrics:
 
     def page(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        for family, read in self._watched:
+        for name, watchers in self._watched.items():
+            family = _BY_NAME[name]
             self._forget(family)
-            for reading in read():
-                self.set(family, reading.value, *reading.labels)
+            for reading in [reading for read in watchers for reading in read()]:
+                child = self._child(family, reading.labels)
+                assert not isinstance(child, Histogram)
+                child.inc(reading.value)
         return generate_latest(self._registry)
 
     def _child(self, family: Family, labels: tuple[str, ...]) -> _Child:
@@ -105,6 +121,8 @@ class Metrics:
             del self._children[key]
         if family.labels:
             self._families[family.name].clear()
+        else:
+            self.set(family, 0)
 
 
 class Gaps:

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.model_choice import choose_model
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.openai.chat_answer import ChatAnswer
 from slipstream.gateway.openai.completions import CompletionAnswer, CompletionRequest
@@ -20,14 +21,17 @@ def add_completions(app: FastAPI, services: Services) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
-        model = choose_model(connection, request, services)
+        exchange = exchange_of(connection)
+        model = await off_loop(exchange, lambda: choose_model(connection, request, services))
         form = tool_form(services.spec.tool_parser, model.template)
         answer = ChatAnswer(model, request, request.reading(form))
-        return await answer_request(exchange_of(connection), request, [request.wanted(model, form)], answer, services)
+        wanted = await off_loop(exchange, lambda: request.wanted(model, form))
+        return await answer_request(exchange, request, [wanted], answer, services)
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, connection: Request) -> Response:
-        model = choose_model(connection, request, services)
-        wanted = request.wanted(model)
+        exchange = exchange_of(connection)
+        model = await off_loop(exchange, lambda: choose_model(connection, request, services))
+        wanted = await off_loop(exchange, lambda: request.wanted(model))
         answer = CompletionAnswer(model, request, wanted)
-        return await answer_request(exchange_of(connection), request, wanted, answer, services)
+        return await answer_request(exchange, request, wanted, answer, services)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slipstream.gateway.caller import Caller
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.queueing.capacity import Capacity
+from slipstream.gateway.queueing.capacity import UNKNOWN, Capacity
 from slipstream.gateway.queueing.drain_rate import DrainRate
 from slipstream.gateway.queueing.fair_order import FairOrder, Waiting
 from slipstream.spec import GatewayAdmissionSpec
@@ -30,22 +29,26 @@ class Place(Waiting):
 class FairQueue:
     """Lets requests run while there is room for them; the others wait, and the next one is never passed by.
 
-    Who finds the queue full is refused, and so is who waits too long or whose model goes away; who leaves frees his
-    place. For one event loop.
+    Who finds the queue full is refused, and so is who waits too long; who leaves frees his place. While no server of
+    the model is up nobody waits here: the routing knows how long that may last. For one event loop.
     """
 
     def __init__(
-        self, capacity: Capacity, spec: GatewayAdmissionSpec, clock: Callable[[], float] = time.monotonic
+        self,
+        capacity: Capacity = UNKNOWN,
+        spec: GatewayAdmissionSpec | None = None,
+        is_up: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.drain = DrainRate()
         self._capacity = capacity
-        self._spec = spec
+        self._spec = spec or GatewayAdmissionSpec()
+        self._is_up = is_up
         self._clock = clock
-        self._order = FairOrder(spec.aging_s)
+        self._order = FairOrder(self._spec.aging_s)
         self._running_tokens = 0
         self._running_choices = 0
         self._busy_since = 0.0
-        self._away_retry_s: float | None = None  # while the model is away
 
     @property
     def waiting(self) -> int:
@@ -68,11 +71,11 @@ class FairQueue:
     async def enter(self, caller: Caller, *, kv_tokens: int, choices: int, deadline_at: float | None = None) -> Place:
         """Wait for room, until `deadline_at` at most; `ApiError` where there is none. `leave` gives the place back."""
         now = self._clock()
-        if self._away_retry_s is not None:
-            raise _away(self._away_retry_s)
         if deadline_at is not None and deadline_at <= now:
             raise _deadline_passed()
         place = Place(caller=caller, cost=kv_tokens, since=now, kv_tokens=kv_tokens, choices=choices)
+        if not self._is_up():
+            self._let_in()
         if self._order.count == 0 and self._has_room(place):
             self._add(place)
             self._start(place)
@@ -93,22 +96,11 @@ class FairQueue:
         self._order.give_back(place, unused_tokens)
         self._let_in()
 
-    def use(self, capacity: Capacity, spec: GatewayAdmissionSpec) -> None:
+    def use(self, capacity: Capacity, spec: GatewayAdmissionSpec, is_up: Callable[[], bool]) -> None:
         """Go on with other settings."""
-        self._capacity, self._spec, self._order.aging_s = capacity, spec, spec.aging_s
+        self._capacity, self._spec, self._is_up = capacity, spec, is_up
+        self._order.aging_s = spec.aging_s
         self._let_in()
-
-    def set_away(self, *, retry_after_s: float) -> None:
-        """No server of the model can be reached: all who wait are refused, and all who come until `set_back`."""
-        self._away_retry_s = retry_after_s
-        while (place := self._first()) is not None:
-            self._remove(place)
-            if not place.turn.done():
-                place.turn.set_exception(_away(retry_after_s))
-
-    def set_back(self) -> None:
-        """A server can be reached."""
-        self._away_retry_s = None
 
     async def _wait(self, place: Place, came_at: float, deadline_at: float | None) -> None:
         gives_up_at = came_at + self._spec.queue_timeout_s
@@ -131,8 +123,6 @@ class FairQueue:
         elif place.is_waiting:
             self._remove(place)
             self._let_in()
-        elif not place.turn.cancelled():
-            place.turn.exception()  # he does not hear it, which asyncio would complain about
 
     def _let_in(self) -> None:
         while (place := self._first()) is not None:
@@ -157,7 +147,7 @@ class FairQueue:
         place.is_waiting = False
 
     def _has_room(self, place: Place) -> bool:
-        if self._running_choices == 0:  # what is larger than the engine, the engine may judge
+        if self._running_choices == 0 or not self._is_up():  # what is larger than the engine, the engine may judge
             return True
         return self._capacity.has_room(
             kv_tokens=self._running_tokens + place.kv_tokens, choices=self._running_choices + place.choices
@@ -184,8 +174,3 @@ class FairQueue:
 
 def _deadline_passed() -> ApiError:
     return ApiError(504, "the request's deadline passed before its turn came", code="deadline_exceeded")
-
-
-def _away(retry_after_s: float) -> ApiError:
-    headers = {"retry-after": str(max(1, math.ceil(retry_after_s)))}
-    return ApiError(503, "the model is not available: try again", code="unavailable", headers=headers)

@@ -2,7 +2,6 @@
 
 from slipstream.gateway.routing.backend import BackendStatus
 from slipstream.gateway.routing.backends import Backends
-from slipstream.gateway.routing.reload import reloaded
 from slipstream.gateway.routing.routed_stream import RoutedStream
 
-__all__ = ["BackendStatus", "Backends", "RoutedStream", "reloaded"]
+__all__ = ["BackendStatus", "Backends", "RoutedStream"]

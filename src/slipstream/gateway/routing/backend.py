@@ -74,19 +74,19 @@ class Backend:
 
     def heard(self) -> None:
         """A token came."""
-        self.heard_at = -math.inf
+        self.heard_at = time.monotonic()
 
     def answered(self) -> None:
         """A request came to its end."""
         self.breaker.succeed()
 
-    def failed(self, error: SlipstreamError, *, has_begun: bool) -> None:
-        """A request ended with `error`; `has_begun`: behind its first token."""
+    def failed(self, error: SlipstreamError) -> None:
+        """A request ended with `error`."""
         if isinstance(error, ConnectionLostError):
             self.go_away()
-        elif isinstance(error, RequestRefusedError) or (isinstance(error, DeadlineExceededError) and has_begun):
-            self.breaker.succeed()  # it works: it is the request, or the client's patience, that was not right
-        else:
+        elif isinstance(error, RequestRefusedError):
+            self.breaker.succeed()  # it works: it is the request that is not right
+        elif not isinstance(error, DeadlineExceededError):  # which says nothing: whoever asks sets it
             self.breaker.fail(time.monotonic())
             if self.breaker.is_open:
                 self._leave()

@@ -52,7 +52,6 @@ class Backends:
         self._has_changed = asyncio.Event()
         self._bound = Bound(factor=self.spec.affinity_load_factor, slack_tokens=self.spec.affinity_slack_tokens)
         self._usual_output_tokens = float(_FIRST_GUESS_TOKENS)
-        self._held: list[Sequence[str]] = []
         for address in addresses:
             self._add(address, "up")
 
@@ -82,23 +81,15 @@ class Backends:
 
         No request fails for it. `SlipstreamError` if none of them comes up in time: then all stays as it was.
         """
-        await self.join(addresses)
-        self.keep(addresses)
-
-    async def join(self, addresses: Sequence[str]) -> None:
-        """The first half: serve from `addresses` too."""
         fresh = [address for address in dict.fromkeys(addresses) if address not in self._watched]
         for address in fresh:
             self._add(address, "joining")
         try:
             await self._wait_until_one_is_up(addresses, all_of=fresh)
-        except SlipstreamError:
+        except (SlipstreamError, asyncio.CancelledError):
             for address in fresh:
                 self._drain(address)
             raise
-
-    def keep(self, addresses: Sequence[str]) -> None:
-        """The second half: drain all but `addresses`."""
         for address in [address for address in self._watched if address not in addresses]:
             self._drain(address)
 
@@ -107,26 +98,13 @@ class Backends:
         while self._leaving:
             await asyncio.gather(*self._leaving)
 
-    async def close(self, *, drain: bool = False) -> None:
-        """Leave every backend; `drain`: after what runs there has ended, at most for the spec's time."""
+    async def close(self) -> None:
+        """Leave every backend; what still runs there fails."""
         for address in list(self._watched):
             self._drain(address)
-        if not drain:
-            for backend in self._draining:
-                backend.emptied.set()
+        for backend in self._draining:
+            backend.emptied.set()
         await self.drained()
-
-    def hold(self, addresses: Sequence[str]) -> None:
-        """One more configuration, the newest, uses them, at `addresses`."""
-        self._held.append(addresses)
-
-    async def release(self, addresses: Sequence[str]) -> None:
-        """It does so no more, or has not come to it; with the last one they are left."""
-        self._held.remove(addresses)
-        if self._held:
-            self.keep(self._held[-1])
-        else:
-            await self.close()
 
     # What a stream asks for:
 
@@ -158,7 +136,7 @@ class Backends:
         if not up:
             return None
         address = self._chosen(up, request, keys)
-        self._homes.settle(keys, address, up)
+        self._homes.settle(keys, address, [other for other, one in self._watched.items() if one.backend.is_up])
         return self._watched[address].backend
 
     def expected_tokens(self, request: TokenRequest) -> int:

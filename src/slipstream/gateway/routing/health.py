@@ -28,12 +28,20 @@ class HealthWatch:
         if (lost_after_s := self._backend.spec.lost_after_s) is not None:
             works.append(_feel_pulse(self._backend, lost_after_s / (_MISSED_SIGNS + 1)))
         self._tasks = [asyncio.create_task(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def stop(self) -> None:
         """End the tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A watch ends by being stopped only; anything else is our own bug and must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "a backend is watched no more", "exception": error})
 
 
 async def has_token(backend: Backend) -> bool:

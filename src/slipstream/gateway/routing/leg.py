@@ -37,7 +37,7 @@ class Leg:
             raise
         except SlipstreamError as error:
             self._leave()
-            self.backend.failed(error, has_begun=self._has_begun)
+            self.backend.failed(error)
             raise
         self._advance(len(chunk.token_ids))
         return chunk

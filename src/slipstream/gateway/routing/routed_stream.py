@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from slipstream.client import Chunk, TokenRequest
-from slipstream.client.failures import DeadlineExceededError, OverloadedError, RequestRefusedError
+from slipstream.client.failures import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    NotConnectedError,
+    OverloadedError,
+    RequestRefusedError,
+    ServerFaultError,
+)
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.routing.backend import Backend
 from slipstream.gateway.routing.hedge import first_of
@@ -30,6 +37,7 @@ class RoutedStream(AsyncIterator[Chunk]):
         self._keys = keys
         self._ends_at = time.monotonic() + deadline_s
         self._tried: set[str] = set()  # addresses
+        self._attempts = backends.spec.attempts  # left; a request may be what its backends break by
         self._leg: Leg | None = None
 
     @property
@@ -102,12 +110,15 @@ class RoutedStream(AsyncIterator[Chunk]):
     async def _after(self, error: SlipstreamError) -> Backend | None:
         """The backend to ask after `error`; none if it stands."""
         self._leg = None
-        is_final = isinstance(error, RequestRefusedError | DeadlineExceededError)
-        if len(self._tried) >= self._backends.spec.attempts or (is_final and not isinstance(error, OverloadedError)):
+        if isinstance(error, RequestRefusedError | DeadlineExceededError) and not isinstance(error, OverloadedError):
             return None
         other = self._backends.another(self._request, self._keys, self._tried)
-        if other is None and not is_final:
-            # Perhaps the only one, and back in a moment.
+        if other is None or not isinstance(error, NotConnectedError):
+            self._attempts -= 1
+        if not self._attempts:
+            return None
+        if other is None and isinstance(error, ConnectionLostError | ServerFaultError):
+            # Perhaps it is the only one, and back in a moment.
             other = await self._backends.any_up(self._request, self._keys)
         if other is not None:
             self._backends.observe("retry", other.name)

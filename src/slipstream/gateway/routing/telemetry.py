@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from slipstream.gateway.observability.families import BACKEND_STATE, BACKEND_TOKENS, RETRIES, ROUTED
 from slipstream.gateway.observability.metrics import Metrics, Reading
+from slipstream.gateway.routing.backend import State
 from slipstream.gateway.routing.backends import Backends, Event
 from slipstream.gateway.served_model import ServedModel
 
 
 def count_routing(models: Sequence[ServedModel], metrics: Metrics) -> None:
-    """Let `metrics` show and count what the backends of `models` do; a backend is called MODEL/NAME."""
+    """Let `metrics` show and count what the backends of `models` do."""
     for model in models:
         _count(model.name, model.backends, metrics)
     metrics.watch(BACKEND_STATE, lambda: _states(models))
@@ -20,11 +22,10 @@ def count_routing(models: Sequence[ServedModel], metrics: Metrics) -> None:
 
 def _count(model: str, backends: Backends, metrics: Metrics) -> None:
     def observe(event: Event, backend: str) -> None:
-        name = f"{model}/{backend}"
         if event in {"retry", "hedge"}:
-            metrics.count(RETRIES, model, name, event)
+            metrics.count(RETRIES, model, event)
         else:
-            metrics.count(ROUTED, model, name, event)
+            metrics.count(ROUTED, model, backend, event)
 
     backends.observe = observe
 
@@ -32,10 +33,11 @@ def _count(model: str, backends: Backends, metrics: Metrics) -> None:
 def _states(models: Sequence[ServedModel]) -> Iterator[Reading]:
     for model in models:
         for one in model.backends.status():
-            yield Reading(1, (f"{model.name}/{one.name}", one.state))
+            for state in get_args(State):
+                yield Reading(float(one.state == state), (model.name, one.name, state))
 
 
 def _loads(models: Sequence[ServedModel]) -> Iterator[Reading]:
     for model in models:
         for one in model.backends.status():
-            yield Reading(one.outstanding_tokens, (f"{model.name}/{one.name}",))
+            yield Reading(one.outstanding_tokens, (model.name, one.name))
