@@ -11,7 +11,7 @@ import pytest
 from openai import APIStatusError, NotFoundError, OpenAI
 
 from tests.conftest import DEFAULT, Served
-from tests.integration.conformance.responses_rows import REFUSED, SERVED, ResponsesRow
+from tests.integration.conformance.responses_rows import COMPLETIONS_REFUSED, REFUSED, SERVED, ResponsesRow
 from tests.integration.conformance.server import conformance_gateway
 
 
@@ -113,20 +113,14 @@ def test_a_completion_is_served(client: OpenAI, asked: dict[str, Any], stream: b
     assert not asked.get("echo") or texts[0].startswith("One, two,")
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"suffix": "."}, "suffix"),
-        ({"best_of": 3}, "best_of"),
-        ({"logprobs": 3}, "logprobs"),
-        ({"prompt": []}, "prompt"),
-    ],
-    ids=["suffix", "best_of above n", "logprobs above 0", "an empty prompt"],
-)
-def test_a_completion_is_refused(client: OpenAI, asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(APIStatusError, match=said) as refused:
-        client.completions.create(**{"model": DEFAULT, "prompt": "One,", "max_tokens": 4, **asked})
-    assert refused.value.status_code == 400
+@pytest.mark.parametrize("row", COMPLETIONS_REFUSED, ids=lambda row: row.name)
+def test_a_completion_is_refused(
+    client: OpenAI, row: ResponsesRow, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("deviation", ("/v1/completions", row.name, row.deviation))
+    with pytest.raises(APIStatusError, match=row.said) as refused:
+        client.completions.create(**{"model": DEFAULT, "prompt": "One,", "max_tokens": 4, **row.asked})
+    assert refused.value.status_code == row.status
 
 
 def test_models_are_listed_and_found(client: OpenAI) -> None:

@@ -13,6 +13,7 @@ from slipstream.gateway.caching.opening import open_cache, open_embedding_cache
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.queueing.capacity import Capacity
+from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.routing import Backends
 from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
@@ -61,6 +62,7 @@ class Assembly:
             admission=self._admission.admission(spec, limits_store),
             metrics=self._metrics,
             security=security,
+            responses=before.responses if before else ResponseMemory(),
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
         )

@@ -14,6 +14,7 @@ from slipstream.gateway.errors import ApiError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.observability.triton_metrics import TritonMetrics
+from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
@@ -62,5 +63,6 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)  # one for the life of the process
     triton_metrics: TritonMetrics | None = None
     security: Security = field(default_factory=Security)
+    responses: ResponseMemory = field(default_factory=ResponseMemory)  # outlives a reload
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     readiness: Readiness = field(default_factory=Readiness)

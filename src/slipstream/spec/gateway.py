@@ -50,6 +50,9 @@ class GatewaySpec(Group):
         " template knows no tools is told of them in words if a form is named here",
     )
     responses: ResponsesSpec = ResponsesSpec()
+    compress_min_bytes: int | None = Field(
+        1024, ge=0, le=1 << 30, description="whole bodies from this size on are compressed if the client takes it"
+    )
     routing: RoutingSpec = Field(default_factory=RoutingSpec, description="the choice among several backends")
     fallbacks: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,

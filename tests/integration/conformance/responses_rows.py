@@ -157,3 +157,19 @@ REFUSED = [
         deviation="the model reads text",
     ),
 ]
+COMPLETIONS_REFUSED = [
+    ResponsesRow(
+        name="suffix", asked={"suffix": "."}, status=400, said="suffix", deviation="the model writes forward only"
+    ),
+    ResponsesRow(
+        name="best_of above n", asked={"best_of": 3}, status=400, said="best_of", deviation="nothing ranks the choices"
+    ),
+    ResponsesRow(
+        name="logprobs above 0",
+        asked={"logprobs": 3},
+        status=400,
+        said="logprobs",
+        deviation="the engine gives the log-probability of the chosen token alone",
+    ),
+    ResponsesRow(name="an empty prompt", asked={"prompt": []}, status=400, said="prompt"),
+]
