@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import logging
 import ssl
@@ -23,6 +24,7 @@ from slipstream.gateway.audit import AuditLog
 from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.keys import Grant, KeyFile
 from slipstream.gateway.listening import tls_context
+from slipstream.gateway.observability.logs import configure_logs
 from slipstream.gateway.redaction import SecretFilter, redacted
 from slipstream.gateway.security import Security
 from slipstream.gateway.services import Models, Services
@@ -295,6 +297,23 @@ def test_no_secret_passes_the_filter_of_logs(text: str) -> None:
     record = logging.LogRecord("a", logging.INFO, __file__, 1, "%s", (text,), None)
     SecretFilter().filter(record)
     assert SECRET not in logging.Formatter().format(record)
+
+
+def test_logs_as_json_are_filtered_too() -> None:
+    before, level = logging.getLogger().handlers[:], logging.getLogger().level
+    stream = io.StringIO()
+    try:
+        configure_logs("info", stream)
+        try:
+            raise ValueError(f"x-api-key: {SECRET}")
+        except ValueError:
+            logging.getLogger("any").exception("Bearer %s", SECRET)
+    finally:
+        logging.getLogger().handlers[:] = before
+        logging.getLogger().setLevel(level)
+    line = json.loads(stream.getvalue())
+    assert line["event"] == "Bearer ***"
+    assert "ValueError: x-api-key: ***" in line["exception"]
 
 
 def test_a_traceback_is_filtered_and_other_text_stays() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.json_depth import is_deeper
+from slipstream.gateway.listening import allow_connections
 from slipstream.spec import ConnectionSpec, GatewaySpec
 from tests.fakes.gateway import gateway, services_for
 from tests.fakes.triton import FakeTriton, Script
@@ -207,6 +209,21 @@ def test_a_request_sent_ahead_of_an_answer_ends_both(base: str, triton: FakeTrit
         connection.recv(100)
         connection.sendall(request(chat()))
         assert len(triton.wait_until_cancelled(already + 1)) == already + 1
+
+
+def test_the_limit_of_open_files_follows_the_one_of_connections(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_connections(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400 + 100
+        assert caplog.text == ""
+        if hard != resource.RLIM_INFINITY:
+            allow_connections(hard)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+            assert f"the system allows {hard}" in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_one_connection_too_many_is_503(base: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import resource
 import ssl
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,8 @@ from slipstream.gateway.guarded_http import GuardedHttp
 from slipstream.gateway.guarded_socket import GuardedSocket
 from slipstream.spec import GatewaySpec, TlsSpec
 
+_OTHER_FILES = 256  # backends, logs, libraries
+_log = logging.getLogger(__name__)
 _GRACE_S = 1  # for what the end of the drain cuts off: running requests have had their time before
 
 
@@ -56,6 +60,17 @@ def _protocol(spec: GatewaySpec) -> Any:
 
 def _socket_protocol(spec: GatewaySpec) -> Any:
     return cast("Any", partial(GuardedSocket, spec.connections))
+
+
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files to what `count` connections need, as far as the system lets it."""
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning("the system allows %d open files: fewer than gateway.connections.max_connections needs", allowed)
 
 
 def tls_context(tls: TlsSpec, root: Path) -> ssl.SSLContext:
