@@ -12,6 +12,8 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
+from slipstream.gateway.compression import Compression
+from slipstream.gateway.embeddings.api import add_embeddings
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_in, exchange_of
 from slipstream.gateway.health import add_health
@@ -20,6 +22,7 @@ from slipstream.gateway.observability.endpoint import add_metrics_page
 from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.openai.routes import add_completions
 from slipstream.gateway.openai.tokens import DetokenizeRequest, TokenizeRequest
+from slipstream.gateway.openapi import describe
 from slipstream.gateway.playground import add_playground
 from slipstream.gateway.responses.routes import add_responses
 from slipstream.gateway.routing.telemetry import count_routing
@@ -33,15 +36,19 @@ def create_app(services: Services) -> FastAPI:
     spec = services.spec
     app = FastAPI(title="Slipstream", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     guard(app, services.security, spec, services.metrics, services.tracing)
-    app.add_middleware(AnthropicErrors)  # outermost: refusals of all others pass through it
+    app.add_middleware(AnthropicErrors)  # outside of the guards: their refusals pass through it
+    if spec.compress_min_bytes is not None:
+        app.add_middleware(Compression, min_bytes=spec.compress_min_bytes)
     _add_errors(app)
     add_completions(app, services)
     add_messages(app, services)
     _add_models(app, services)
     add_responses(app, services)
+    add_embeddings(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
     add_complexity(app, services)
+    describe(app)
     if spec.playground:
         add_playground(app)
     return app

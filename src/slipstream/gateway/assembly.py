@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.caching.opening import open_cache, open_embedding_cache
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.logs import set_log_level
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.observability.tracing import Tracing
 from slipstream.gateway.observability.triton_metrics import TritonMetrics, TritonPage
 from slipstream.gateway.queueing.capacity import Capacity
+from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.routing import Backends
 from slipstream.gateway.security import Security, refuse_open_host
 from slipstream.gateway.served_model import ServedModel
@@ -60,11 +62,14 @@ class Assembly:
         return Services(
             spec=spec,
             models=Models(models),
+            embedding_cache=open_embedding_cache(spec, self._metrics, before.embedding_cache if before else None),
+            cache=open_cache(spec, self._environ, self._metrics, stack, before.cache if before else None),
             admission=self._admission.admission(spec, limits_store),
             metrics=self._metrics,
             triton_metrics=_triton_metrics(config, self._metrics),
             tracing=_tracing(spec, stack),
             security=security,
+            responses=before.responses if before else ResponseMemory(),
             lifecycle=self._lifecycle,
             readiness=before.readiness if before else Readiness(),
         )
@@ -128,5 +133,7 @@ def _model(upstream: UpstreamConfig, text: _Text, backends: Backends) -> ServedM
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
         backends=backends,
+        digest=upstream.digest,
+        is_deterministic=upstream.is_deterministic,
         capacity=Capacity(kv_tokens=upstream.kv_tokens, choices=upstream.choices),
     )

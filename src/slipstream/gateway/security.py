@@ -63,6 +63,7 @@ def guard(
     app.add_middleware(
         BodyLimit,
         limit_bytes=spec.max_body_bytes,
+        limit_bytes_together=max(limits.max_bodies_bytes, spec.max_body_bytes),
         timeout_s=limits.body_timeout_s,
         max_depth=limits.max_json_depth,
     )

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slipstream.gateway.admission import Admission
+from slipstream.gateway.caching.responses import ResponseCache
 from slipstream.gateway.caller import current_caller
+from slipstream.gateway.embeddings.cache import EmbeddingCache
+from slipstream.gateway.embeddings.embedder import Embedder
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.observability.tracing import Tracing
 from slipstream.gateway.observability.triton_metrics import TritonMetrics
+from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.security import Security
 from slipstream.gateway.served_model import ServedModel
 from slipstream.spec import GatewaySpec
@@ -53,10 +57,14 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    cache: ResponseCache | None = None
+    embedders: Mapping[str, Embedder] = field(default_factory=dict)  # by the names that clients ask for
+    embedding_cache: EmbeddingCache | None = None
     admission: Admission = field(default_factory=Admission)
     metrics: Metrics = field(default_factory=Metrics)  # one for the life of the process
     triton_metrics: TritonMetrics | None = None
     tracing: Tracing | None = None
     security: Security = field(default_factory=Security)
+    responses: ResponseMemory = field(default_factory=ResponseMemory)  # outlives a reload
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     readiness: Readiness = field(default_factory=Readiness)

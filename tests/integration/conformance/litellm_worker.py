@@ -17,7 +17,10 @@ for line in sys.stdin:
     asked = json.loads(line)
     try:
         answer = litellm.completion(
-            api_base=f"{base}/v1", api_key="none", num_retries=0, **{"model": f"openai/{name}", **asked}
+            api_base=f"{base}/v1",
+            api_key="none",
+            num_retries=0,
+            **{**asked, "model": f"openai/{asked.get('model', name)}"},
         )
         reply = (
             from_chunks([part.model_dump() for part in answer])

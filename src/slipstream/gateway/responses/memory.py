@@ -34,8 +34,8 @@ class _Entry:
 class ResponseMemory:
     """What each caller has stored; nobody sees, and nobody displaces by size alone, what is another's."""
 
-    def __init__(self, spec: ResponsesSpec, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._spec = spec
+    def __init__(self, spec: ResponsesSpec | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.spec = spec or ResponsesSpec()  # a reload may bring another; what is stored stays
         self._clock = clock
         self._callers: OrderedDict[str, OrderedDict[str, _Entry]] = OrderedDict()  # the one that stored last is last
         self._sizes: dict[str, int] = {}
@@ -44,16 +44,16 @@ class ResponseMemory:
     def put(self, caller: str, response_id: str, stored: StoredResponse) -> None:
         """Keep `stored`; what is over the limits goes, oldest first, the caller's own before others'."""
         size = stored.size
-        if size > self._spec.stored_bytes_per_caller or self._spec.stored_s == 0:
+        if size > self.spec.stored_bytes_per_caller or self.spec.stored_s == 0:
             return
         own = self._callers.setdefault(caller, OrderedDict())
         self._callers.move_to_end(caller)
-        own[response_id] = _Entry(stored, size, self._clock() + self._spec.stored_s)
+        own[response_id] = _Entry(stored, size, self._clock() + self.spec.stored_s)
         self._sizes[caller] = self._sizes.get(caller, 0) + size
         self._total += size
-        while self._sizes[caller] > self._spec.stored_bytes_per_caller:
+        while self._sizes[caller] > self.spec.stored_bytes_per_caller:
             self._drop(caller, next(iter(own)))
-        while self._total > self._spec.stored_bytes:
+        while self._total > self.spec.stored_bytes:
             oldest = next(iter(self._callers))
             self._drop(oldest, next(iter(self._callers[oldest])))
 

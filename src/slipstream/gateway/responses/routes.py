@@ -8,7 +8,6 @@ from fastapi.responses import Response
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.live_response import JSON_HEADERS
 from slipstream.gateway.responses.answers import server_sent
-from slipstream.gateway.responses.memory import ResponseMemory
 from slipstream.gateway.responses.requests import ResponsesRequest
 from slipstream.gateway.responses.respond import found_for, not_found, respond, stored_for
 from slipstream.gateway.responses.socket import serve_socket
@@ -19,13 +18,14 @@ PATH = "/v1/responses"
 
 def add_responses(app: FastAPI, services: Services) -> None:
     """Serve `/v1/responses`, over HTTP and as a WebSocket, and what it has stored."""
-    memory = ResponseMemory(services.spec.responses)
+    memory = services.responses
+    memory.spec = services.spec.responses
 
     @app.post(PATH)
     async def create_response(request: ResponsesRequest, connection: Request) -> Response:
         exchange = exchange_of(connection)
         find, store = found_for(memory, exchange), stored_for(memory, exchange, request)
-        return await respond(request, exchange, services, find=find, store=store, frame=server_sent)
+        return await respond(request, exchange, connection.headers, services, find=find, store=store, frame=server_sent)
 
     @app.get(f"{PATH}/{{response_id}}")
     async def get_response(response_id: str, connection: Request) -> Response:
