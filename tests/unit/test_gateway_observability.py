@@ -195,6 +195,15 @@ def test_a_request_is_one_line_without_any_text(base: str, log: StringIO) -> Non
     assert TEXT.split()[1] not in line
 
 
+def test_a_request_that_no_engine_was_asked_for_has_no_finish(base: str, log: StringIO) -> None:
+    with pytest.raises(urllib.error.HTTPError):
+        ask(base, model="small", max_tokens=0)
+    eventually(1, lambda: sample(base, "slipstream_gateway_requests_total", route=CHAT, status="400"))
+    entry = json.loads(log.getvalue())
+    assert entry["status"] == 400
+    assert entry.keys().isdisjoint({"finish", "queue_ms", "ttft_ms"})
+
+
 def test_who_watches_is_neither_counted_nor_logged(base: str, log: StringIO) -> None:
     sample(base, "up")
     assert sample(base, "slipstream_gateway_requests_total", route="/metrics") is None

@@ -141,8 +141,9 @@ def _fields(exchange: Exchange, method: str, route: str, status: int) -> dict[st
     if exchange.generations:
         usage, span = usage_of(exchange.generations), span_of(exchange.generations)
         fields["prompt_tokens"], fields["output_tokens"] = usage.prompt_tokens, usage.completion_tokens
-        fields["finish"] = ",".join(sorted({one.times.finish or "abort" for one in exchange.generations}))
         if span.sent_s is not None:
+            asked = [one.times for one in exchange.generations if one.times.sent_s is not None]
+            fields["finish"] = ",".join(sorted({times.finish or "abort" for times in asked}))
             fields["queue_ms"] = _ms(span.sent_s - received_s)
         if span.first_s is not None:
             fields["ttft_ms"] = _ms(span.first_s - received_s)
