@@ -24,7 +24,7 @@ from slipstream.gateway.audit import AuditLog
 from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.keys import Grant, KeyFile
 from slipstream.gateway.listening import tls_context
-from slipstream.gateway.observability.logs import configure_logs
+from slipstream.gateway.observability.logs import write_logs_as_json
 from slipstream.gateway.redaction import SecretFilter, redacted
 from slipstream.gateway.security import Security
 from slipstream.gateway.services import Models, Services
@@ -303,7 +303,7 @@ def test_logs_as_json_are_filtered_too() -> None:
     before, level = logging.getLogger().handlers[:], logging.getLogger().level
     stream = io.StringIO()
     try:
-        configure_logs("info", stream)
+        write_logs_as_json(stream)
         try:
             raise ValueError(f"x-api-key: {SECRET}")
         except ValueError:
