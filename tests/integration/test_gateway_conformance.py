@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from slipstream.gateway.routing import Backends
-from slipstream.gateway.served_model import ServedModel
-from slipstream.gateway.services import Models, Services
-from slipstream.spec import GatewaySpec, RoutingSpec
-from slipstream.text.chat_template import ChatTemplate
-from slipstream.text.tokenizer import Tokenizer
 from tests.conftest import DEFAULT, ROOT, Served
-from tests.fakes.gateway import gateway
 from tests.integration.conformance.chat_rows import HELLO, REFUSED, SERVED, Row
 from tests.integration.conformance.clients import (
     ChatClient,
@@ -23,27 +16,15 @@ from tests.integration.conformance.clients import (
     OpenAiClient,
     RefusedError,
 )
+from tests.integration.conformance.server import conformance_gateway
 
 CLIENTS = ("openai", "langchain", "litellm")
-LITELLM = ROOT / "build" / "peers" / "litellm" / "bin" / "python"
-
-
-def services(served: Served) -> Services:
-    """The default model, with calls in Hermes' form."""
-    model = ServedModel(
-        name=DEFAULT,
-        tokenizer=Tokenizer.load(served.model_dir),
-        template=ChatTemplate.load(served.model_dir),
-        max_input_tokens=2000,
-        context_tokens=2048,
-        backends=Backends((served.grpc,), RoutingSpec(probe_period_s=None)),
-    )
-    return Services(spec=GatewaySpec(tool_parser="hermes"), models=Models([model]))
+LITELLM = ROOT / "build" / "peers" / "litellm-client" / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
 def base(served: Served) -> Iterator[str]:
-    with gateway(lambda: services(served)) as url:
+    with conformance_gateway(served) as url:
         yield url
 
 
@@ -60,9 +41,13 @@ def clients(base: str) -> Iterator[dict[str, ChatClient]]:
         litellm.close()
 
 
-def client_of(clients: dict[str, ChatClient], name: str) -> ChatClient:
+Record = Callable[[str, object], None]
+
+
+def client_of(clients: dict[str, ChatClient], name: str, record_property: Record) -> ChatClient:
     if name not in clients:
         pytest.skip(f"{LITELLM.relative_to(ROOT)} is missing: LiteLLM has an environment of its own")
+    record_property("client", f"{name} {clients[name].version}")
     return clients[name]
 
 
@@ -74,8 +59,10 @@ def fields_of(row: Row) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", CLIENTS)
 @pytest.mark.parametrize("row", SERVED, ids=lambda row: row.name)
-def test_chat_is_served(clients: dict[str, ChatClient], row: Row, name: str, stream: bool) -> None:
-    client = client_of(clients, name)
+def test_chat_is_served(
+    clients: dict[str, ChatClient], row: Row, name: str, stream: bool, record_property: Record
+) -> None:
+    client = client_of(clients, name, record_property)
     if name in row.not_for:
         pytest.skip(f"{name} does not offer it")
     asked = fields_of(row)
@@ -90,7 +77,13 @@ def test_chat_is_served(clients: dict[str, ChatClient], row: Row, name: str, str
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", CLIENTS)
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.name)
-def test_chat_is_refused(clients: dict[str, ChatClient], row: Row, name: str, stream: bool) -> None:
+def test_chat_is_refused(
+    clients: dict[str, ChatClient], row: Row, name: str, stream: bool, record_property: Record
+) -> None:
+    client = client_of(clients, name, record_property)
+    if name in row.not_for:
+        pytest.skip(f"{name} does not offer it")
+    record_property("deviation", ("/v1/chat/completions", row.name, row.deviation))
     with pytest.raises(RefusedError, match=row.said) as refused:
-        client_of(clients, name).ask(fields_of(row), stream=stream)
+        client.ask(fields_of(row), stream=stream)
     assert refused.value.status == row.status

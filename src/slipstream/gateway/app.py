@@ -12,6 +12,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
+from slipstream.gateway.embeddings.api import add_embeddings
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
@@ -39,6 +40,7 @@ def create_app(services: Services) -> FastAPI:
     add_messages(app, services)
     _add_models(app, services)
     add_responses(app, services)
+    add_embeddings(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
     add_complexity(app, services)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.guarded_http import GuardedHttp
+from slipstream.gateway.guarded_socket import GuardedSocket
 from slipstream.spec import GatewaySpec, TlsSpec
 
 _GRACE_S = 1  # for what the end of the drain cuts off: running requests have had their time before
@@ -27,6 +28,7 @@ def uvicorn_config(app: ASGIApp, spec: GatewaySpec, *, host: str, port: int, roo
         port=port,
         lifespan="off",  # what a configuration opens belongs to it, not to the server
         http=_protocol(spec),
+        ws=_socket_protocol(spec),
         ssl_context_factory=None if context is None else lambda _config, _default: context,
         ws_max_size=spec.max_body_bytes,
         timeout_keep_alive=spec.connections.idle_timeout_s,
@@ -43,12 +45,17 @@ def renew(config: uvicorn.Config, spec: GatewaySpec, *, root: Path) -> None:
     if config.ssl is not None and spec.security.tls is not None:
         _load_certificate(config.ssl, spec.security.tls, root)
     config.http_protocol_class = _protocol(spec)
+    config.ws_protocol_class = _socket_protocol(spec)
     config.timeout_keep_alive = spec.connections.idle_timeout_s
 
 
 def _protocol(spec: GatewaySpec) -> Any:
     # uvicorn calls it with its own arguments, as it would call the class.
     return cast("Any", partial(GuardedHttp, spec.connections))
+
+
+def _socket_protocol(spec: GatewaySpec) -> Any:
+    return cast("Any", partial(GuardedSocket, spec.connections))
 
 
 def tls_context(tls: TlsSpec, root: Path) -> ssl.SSLContext:

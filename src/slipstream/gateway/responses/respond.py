@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi.responses import Response
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
+from slipstream.gateway.model_choice import choose_model
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.responses.answers import Frame, ResponsesAnswer
 from slipstream.gateway.responses.items import Item, as_messages
 from slipstream.gateway.responses.memory import ResponseMemory, StoredResponse
 from slipstream.gateway.responses.requests import ResponsesRequest
-from slipstream.gateway.routing.fallback import answering_model
 from slipstream.gateway.services import Services
 from slipstream.gateway.serving import answer_request
 from slipstream.gateway.tools.forms import tool_form
@@ -23,14 +24,21 @@ Store = Callable[[str, StoredResponse], None]
 
 
 async def respond(
-    request: ResponsesRequest, exchange: Exchange, services: Services, *, find: Find, store: Store, frame: Frame
+    request: ResponsesRequest,
+    exchange: Exchange,
+    headers: Mapping[str, str],
+    services: Services,
+    *,
+    find: Find,
+    store: Store,
+    frame: Frame,
 ) -> Response:
     """The answer to `request`; `find` knows earlier responses by their ids, and `store` is given this one."""
-    model = answering_model(request.model, services, exchange)
     earlier = _earlier(request, find)
-    form = tool_form(services.spec.tool_parser, model.template)
     chat = request.as_chat(earlier)
-    wanted = chat.wanted(model, form)
+    model = choose_model(exchange, headers, chat, services)
+    form = tool_form(services.spec.tool_parser, model.template)
+    wanted = await off_loop(exchange, lambda: chat.wanted(model, form))
 
     def keep(response_id: str, body: bytes, items: list[dict[str, Any]]) -> None:
         answer = as_messages([Item.model_validate(item) for item in items])
