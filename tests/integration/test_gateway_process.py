@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from slipstream.gateway.keys import Grant, KeyFile
 from slipstream.gateway_config import outcome_file
 from tests.fakes.triton import FakeTriton, Script
 from tests.integration.gateway_process import MODEL, GatewayProcess, gateway_process
@@ -45,6 +46,14 @@ def test_it_is_live_and_not_ready_where_no_token_comes(tmp_path: Path) -> None:
     with FakeTriton({"tensorrt_llm": Script(error="no")}) as triton, gateway_process(tmp_path, triton.address) as it:
         assert it.status("/health/ready") == 503
         assert it.status("/health/live") == 200
+
+
+def test_its_health_needs_no_key(tmp_path: Path, slow: FakeTriton) -> None:
+    KeyFile(tmp_path / "keys.json").add("ada", Grant())
+    with gateway_process(tmp_path, slow.address, security={"keys_file": "keys.json"}) as it:
+        assert it.status("/health/ready") == 200
+        assert it.status(f"/health/ready?model={MODEL}") == 200
+        assert it.complete() == 401
 
 
 def test_new_settings_serve_new_requests_while_a_stream_of_the_old_ones_ends(

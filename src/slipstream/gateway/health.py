@@ -34,7 +34,7 @@ async def _readiness_of(services: Services, name: str | None) -> Response:
     """200 where the model called `name` gives tokens, or any model if none is named; 503 where not, or when leaving."""
     if services.lifecycle.phase != "serving":
         return _status(503, services.lifecycle.phase)
-    models = [model for model in services.models.all() if name in {None, model.name}]
+    models = [model for model in services.models.every() if name in {None, model.name}]
     found = await asyncio.gather(*(services.readiness.is_ready(model, _gives_a_token) for model in models))
     return _status(200, "ready") if any(found) else _status(503, "no token comes out")
 

@@ -50,6 +50,10 @@ class Models:
         caller = current_caller.get()
         return [model for model in self._by_name.values() if caller.may_use(model.name)]
 
+    def every(self) -> list[ServedModel]:
+        """All of them, for the gateway's own work, whoever asks."""
+        return list(self._by_name.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
