@@ -35,12 +35,12 @@ def test_a_gauge_is_set_and_moved() -> None:
 
 
 def test_a_watched_gauge_is_read_for_each_page_and_forgets_what_is_gone() -> None:
-    metrics, readings = Metrics(), [Reading(1, ("a", "up"))]
+    metrics, readings = Metrics(), [Reading(1, ("m", "a", "up"))]
     metrics.watch(families.BACKEND_STATE, lambda: readings)
-    assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") == 1
-    readings[:] = [Reading(1, ("a", "down"))]
-    assert value(metrics, families.BACKEND_STATE.name, backend="a", state="up") is None
-    assert value(metrics, families.BACKEND_STATE.name, backend="a", state="down") == 1
+    assert value(metrics, families.BACKEND_STATE.name, model="m", backend="a", state="up") == 1
+    readings[:] = [Reading(1, ("m", "a", "down"))]
+    assert value(metrics, families.BACKEND_STATE.name, model="m", backend="a", state="up") is None
+    assert value(metrics, families.BACKEND_STATE.name, model="m", backend="a", state="down") == 1
 
 
 @pytest.mark.parametrize(("seconds", "bound"), [(0.01, "0.01"), (0.0100001, "0.025"), (79.0, "80.0"), (81.0, "+Inf")])
