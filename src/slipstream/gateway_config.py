@@ -23,6 +23,8 @@ class UpstreamConfig(Group):
     model_dir: Path
     max_input_tokens: int
     context_tokens: int
+    digest: str | None = None  # over everything that decides its answers, if that is known
+    is_deterministic: bool = False
     kv_tokens: int | None = None  # of all its Tritons together; none is not known
     choices: int | None = None  # that run at one time
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from slipstream.spec import BackendSpec, DeploymentSpec, UpstreamSpec
 from slipstream.spec_file import load_deployment
 
 _LOOPBACK = "127.0.0.1"
+_OF_ANSWERS = {"model", "quantization", "engine", "runtime"}  # groups of settings
 
 
 def why_no_gateway(spec: DeploymentSpec) -> str | None:
@@ -75,7 +77,17 @@ def _of_deployment(name: str, spec: DeploymentSpec, model_dir: Path, backends: S
         model_dir=model_dir,
         max_input_tokens=spec.engine.max_input_len,
         context_tokens=spec.engine.max_seq_len,
+        digest=_digest(spec, model_dir.parent / "engine" / "manifest.json"),
+        # In the performance mode the company that a request keeps may change near-ties, and with them a draw.
+        is_deterministic=spec.engine.target == "openvino" and spec.runtime.execution == "accuracy",
     )
+
+
+def _digest(spec: DeploymentSpec, engine_manifest: Path) -> str:
+    """Over what decides a deployment's answers: its settings, and what its engine was made from, if that is here."""
+    settings = spec.model_dump_json(include=_OF_ANSWERS, exclude={"runtime": {"ports"}})
+    made_from = engine_manifest.read_bytes() if engine_manifest.is_file() else b""
+    return hashlib.sha256(b"%b\n%b" % (settings.encode(), made_from)).hexdigest()
 
 
 def _why_mute(spec: DeploymentSpec) -> str | None:

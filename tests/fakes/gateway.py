@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from slipstream.gateway.app import create_app
 from slipstream.gateway.listening import uvicorn_config
@@ -23,7 +23,9 @@ from tests.unit.small_tokenizers import byte_level
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
-def a_model(*triton_grpc: str, name: str = "small", routing: RoutingSpec | None = None) -> ServedModel:
+def a_model(
+    triton_grpc: str | Sequence[str], name: str = "small", *, routing: RoutingSpec | None = None
+) -> ServedModel:
     """A model with a byte-level tokenizer behind the Tritons at `triton_grpc`; call it inside the gateway's loop."""
     return ServedModel(
         name=name,
@@ -32,7 +34,9 @@ def a_model(*triton_grpc: str, name: str = "small", routing: RoutingSpec | None 
         max_input_tokens=1000,
         context_tokens=1024,
         # No probes: what a fake receives is what a test sends.
-        backends=Backends(triton_grpc, routing or RoutingSpec(probe_period_s=None)),
+        backends=Backends(
+            [triton_grpc] if isinstance(triton_grpc, str) else triton_grpc, routing or RoutingSpec(probe_period_s=None)
+        ),
     )
 
 
@@ -56,7 +60,7 @@ def gateway(make_services: Callable[[], Services]) -> Iterator[str]:
             servers.append(uvicorn.Server(config))
             await servers[0].serve(sockets=[listener])
 
-        thread = threading.Thread(target=lambda: asyncio.run(run()), name="gateway")
+        thread = threading.Thread(target=lambda: uvloop.run(run()), name="gateway")
         thread.start()
         try:
             yield f"http://127.0.0.1:{port}"

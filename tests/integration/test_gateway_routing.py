@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ def second(artifacts: Path) -> Iterator[Served]:
     """A server of its own, which a test may kill."""
     with serve_copy(artifacts, "second") as server:
         yield server
+
+
+@dataclass(frozen=True)
+class Outcome:
+    events: list[str]
+    ended_at: float
 
 
 @dataclass
@@ -97,26 +103,53 @@ def test_a_swap_of_servers_under_load_fails_no_request(served: Served, second: S
     assert names == {"0", "1", "2"}
 
 
+def test_a_stopped_server_loses_its_streams_and_comes_back(served: Served, second: Served) -> None:
+    running = Running(served, RoutingSpec(lost_after_s=1, affinity_slack_tokens=0))
+    with gateway(running.services(served.grpc, second.grpc)) as base, ThreadPoolExecutor(8) as pool:
+        on, reading = streams_on_both(base, pool)
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            stopped_at = time.monotonic()
+            assert ask(base, session="new").status == 200
+            check_outcomes(on, reading, stopped_at)
+        finally:
+            os.kill(second.pid, signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while [one.state for one in running.backends[0].status()] != ["up", "up"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_a_killed_server_ends_its_streams_within_two_seconds_and_nothing_else(served: Served, second: Served) -> None:
-    running = Running(served)
-
-    def read(answer: Any) -> tuple[list[str], float]:
-        with answer:
-            return answer.read().decode().strip().split("\n\n"), time.monotonic()
-
+    running = Running(served, RoutingSpec(affinity_slack_tokens=0))
     with gateway(running.services(served.grpc, second.grpc)) as base, ThreadPoolExecutor(16) as pool:
-        answers = [ask(base, session=str(number), max_tokens=400, stream=True) for number in range(8)]
-        on = [answer.headers["x-slipstream-backend"] for answer in answers]
-        reading = [pool.submit(read, answer) for answer in answers]
+        on, reading = streams_on_both(base, pool)
         os.kill(second.pid, signal.SIGKILL)
         killed_at = time.monotonic()
         asked = [pool.submit(lambda: ask(base, session="new").status) for _ in range(4)]
         assert [one.result(timeout=60) for one in asked] == [200] * 4
-        outcomes = [one.result(timeout=120) for one in reading]
+        check_outcomes(on, reading, killed_at)
+
+
+def streams_on_both(base: str, pool: ThreadPoolExecutor) -> tuple[list[str], list[Future[Outcome]]]:
+    """Streams that have begun, the backends that they are on, and what becomes of them; no slack leaves none idle."""
+    answers = [ask(base, session=str(number), max_tokens=300, stream=True) for number in range(6)]
+    on = [answer.headers["x-slipstream-backend"] for answer in answers]
     assert set(on) == {"0", "1"}
-    for name, (events, ended_at) in zip(on, outcomes, strict=True):
+    return on, [pool.submit(read, answer) for answer in answers]
+
+
+def read(answer: Any) -> Outcome:
+    with answer:
+        return Outcome(answer.read().decode().strip().split("\n\n"), time.monotonic())
+
+
+def check_outcomes(on: list[str], reading: list[Future[Outcome]], gone_at: float) -> None:
+    """Those on backend 1 have ended with an error within two seconds, the others well."""
+    for name, one in zip(on, reading, strict=True):
+        outcome = one.result(timeout=120)
         if name == "0":
-            assert events[-1] == "data: [DONE]"
+            assert outcome.events[-1] == "data: [DONE]"
         else:
-            assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "unavailable"
-            assert ended_at - killed_at < 2
+            assert json.loads(outcome.events[-1].removeprefix("data: "))["error"]["code"] == "unavailable"
+            assert outcome.ended_at - gone_at < 2

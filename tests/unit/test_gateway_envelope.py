@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import logging
 import ssl
@@ -15,12 +16,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.audit import AuditLog
 from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.keys import Grant, KeyFile
 from slipstream.gateway.listening import tls_context
+from slipstream.gateway.observability.logs import configure_logs
 from slipstream.gateway.redaction import SecretFilter, redacted
 from slipstream.gateway.security import Security
 from slipstream.gateway.services import Models, Services
@@ -189,11 +193,15 @@ def test_the_audit_log_says_who_what_and_how_much_and_no_text(triton: FakeTriton
     made = KeyFile(tmp_path / "keys.json").add("alice", Grant())
     audit = {"file": "audit.jsonl"}
     with gateway(services(triton, tmp_path, keys_file="keys.json", audit=audit)) as url:
-        ask(f"{url}/v1/chat/completions?key=hidden", CHAT, {"authorization": f"Bearer {made.text}"})
-        ask(f"{url}/v1/chat/completions", CHAT, {"authorization": "Bearer sk-wrong-wrong"})
-        ask(f"{url}/{made.text}")
+        ask(
+            f"{url}/v1/chat/completions?key=hidden", CHAT, {"authorization": f"Bearer {made.text}", "x-request-id": "1"}
+        )
+        ask(f"{url}/v1/chat/completions", CHAT, {"authorization": "Bearer sk-wrong-wrong", "x-request-id": "2"})
+        ask(f"{url}/{made.text}", headers={"x-request-id": "3"})
+        ask(f"{url}/health/live")
     text = (tmp_path / "audit.jsonl").read_text()
-    first, second, third = map(json.loads, text.splitlines())
+    # A line is written when its request has ended, which is after its client has the answer.
+    first, second, third = sorted(map(json.loads, text.splitlines()), key=lambda line: line["request_id"])
     assert (first["caller"], first["name"], first["model"], first["status"]) == (made.key.id, "alice", "small", 200)
     assert (first["method"], first["path"], first["is_complete"]) == ("POST", "/v1/chat/completions", True)
     assert first["input_tokens"] > 0
@@ -203,6 +211,29 @@ def test_the_audit_log_says_who_what_and_how_much_and_no_text(triton: FakeTriton
     for hidden in ("hidden", "secret prompt", "wrong", made.text):
         assert hidden not in text
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_every_response_on_a_socket_has_a_line_of_its_own(triton: FakeTriton, tmp_path: Path) -> None:
+    made = KeyFile(tmp_path / "keys.json").add("alice", Grant(models=("small",)))
+    with gateway(services(triton, tmp_path, keys_file="keys.json", audit={"file": "audit.jsonl"})) as url:
+        where = url.replace("http", "ws") + "/v1/responses"
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(where)
+        with connect(where, additional_headers={"authorization": f"Bearer {made.text}"}) as socket:
+            socket.send(json.dumps({"type": "response.create", "model": "small", "input": "a secret prompt"}))
+            while json.loads(socket.recv())["type"] != "response.completed":
+                pass
+            socket.send(json.dumps({"type": "response.create", "model": "large", "input": "a secret prompt"}))
+            assert json.loads(socket.recv())["status"] == 403
+    text = (tmp_path / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {(line["name"], line["model"], line["output_tokens"], line["status"]) for line in lines} == {
+        ("nobody", None, 0, 401),
+        ("alice", "small", 2, 200),
+        ("alice", None, 0, 403),
+        ("alice", None, 0, 101),  # the connection
+    }
+    assert "secret prompt" not in text
 
 
 def test_the_audit_log_only_grows_and_is_set_aside_when_it_is_large(tmp_path: Path) -> None:
@@ -266,6 +297,23 @@ def test_no_secret_passes_the_filter_of_logs(text: str) -> None:
     record = logging.LogRecord("a", logging.INFO, __file__, 1, "%s", (text,), None)
     SecretFilter().filter(record)
     assert SECRET not in logging.Formatter().format(record)
+
+
+def test_logs_as_json_are_filtered_too() -> None:
+    before, level = logging.getLogger().handlers[:], logging.getLogger().level
+    stream = io.StringIO()
+    try:
+        configure_logs("info", stream)
+        try:
+            raise ValueError(f"x-api-key: {SECRET}")
+        except ValueError:
+            logging.getLogger("any").exception("Bearer %s", SECRET)
+    finally:
+        logging.getLogger().handlers[:] = before
+        logging.getLogger().setLevel(level)
+    line = json.loads(stream.getvalue())
+    assert line["event"] == "Bearer ***"
+    assert "ValueError: x-api-key: ***" in line["exception"]
 
 
 def test_a_traceback_is_filtered_and_other_text_stays() -> None:

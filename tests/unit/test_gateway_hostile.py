@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -11,8 +13,11 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
 
+from slipstream.gateway.body_limit import BodyLimit
 from slipstream.gateway.json_depth import is_deeper
+from slipstream.gateway.listening import allow_connections
 from slipstream.spec import ConnectionSpec, GatewaySpec
 from tests.fakes.gateway import gateway, services_for
 from tests.fakes.triton import FakeTriton, Script
@@ -99,6 +104,45 @@ def test_100_mb_leave_the_memory_as_it_was(base: str) -> None:
     assert memory().rss - before < 16 << 20
 
 
+def test_bodies_that_are_too_long_together_are_503() -> None:
+    limit = BodyLimit(_unreached, limit_bytes=1000, limit_bytes_together=1500, timeout_s=10, max_depth=9)
+    scope = {"type": "http", "headers": [(b"content-length", b"1000")]}
+
+    async def ask_twice() -> list[int]:
+        statuses: list[int] = []
+
+        async def send(message: Message) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Message:
+            if begun.is_set():
+                await goes_on.wait()
+                return {"type": "http.disconnect"}
+            begun.set()
+            return {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+        async def quick() -> Message:
+            return {"type": "http.request", "body": b" " * 600, "more_body": False}
+
+        first = asyncio.create_task(limit(scope, slow, send))
+        await begun.wait()
+        await asyncio.sleep(0)
+        await limit(scope, quick, send)
+        goes_on.set()
+        await first
+        with pytest.raises(AssertionError, match="room again"):
+            await limit({**scope, "state": {}}, quick, send)
+        return statuses
+
+    assert asyncio.run(ask_twice()) == [503]
+
+
+async def _unreached(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise AssertionError("room again")
+
+
 def test_a_head_that_trickles_in_is_408(base: str) -> None:
     with connect(base) as connection:
         connection.sendall(HEAD + b"x-slow: ")
@@ -131,6 +175,32 @@ def test_a_client_that_does_not_read_is_given_up_and_its_slot_is_free(base: str,
         assert b"[DONE]" not in read_to_end(connection)
 
 
+def test_a_socket_that_does_not_read_is_given_up_too(base: str, triton: FakeTriton) -> None:
+    already = len(triton.cancelled)
+    event = json.dumps({"type": "response.create", "model": "small", "input": "hi"}).encode()
+    with connect(base, receive_buffer=4096) as connection:
+        connection.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert parse(connection.recv(4096)).status == 101
+        # A text frame, under a mask that changes nothing.
+        connection.sendall(b"\x81" + bytes([0x80 | len(event)]) + bytes(4) + event)
+        assert len(triton.wait_until_cancelled(already + 1)) == already + 1
+
+
+def test_an_answer_that_stays_unread_does_not_hold_its_connection(base: str) -> None:
+    """Also where it is too short to pause the writing, and complete long ago."""
+    with connect(base, receive_buffer=2048) as connection:
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        head = connection.recv(1024)
+        assert parse(head).status == 200
+        time.sleep(0.9)
+        rest = read_to_end(connection)
+        length = int(parse(head).headers["content-length"])
+        assert len(parse(head + rest).body) < length
+
+
 def test_a_request_sent_ahead_of_an_answer_ends_both(base: str, triton: FakeTriton) -> None:
     """uvicorn would forget the first one: nobody would tell it that its client has gone."""
     already = len(triton.cancelled)
@@ -139,6 +209,21 @@ def test_a_request_sent_ahead_of_an_answer_ends_both(base: str, triton: FakeTrit
         connection.recv(100)
         connection.sendall(request(chat()))
         assert len(triton.wait_until_cancelled(already + 1)) == already + 1
+
+
+def test_the_limit_of_open_files_follows_the_one_of_connections(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        allow_connections(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400 + 100
+        assert caplog.text == ""
+        if hard != resource.RLIM_INFINITY:
+            allow_connections(hard)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+            assert f"the system allows {hard}" in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_one_connection_too_many_is_503(base: str) -> None:
@@ -205,12 +290,13 @@ def depth(value: object) -> int:
     return 0 if children is None else 1 + max(map(depth, children), default=0)
 
 
+@settings(max_examples=50)
 @given(VALUES, st.integers(0, 6))
 def test_the_depth_is_the_depth_whatever_strings_hold(value: object, limit: int) -> None:
     assert is_deeper(json.dumps(value).encode(), limit) == (depth(value) > limit)
 
 
-@pytest.mark.parametrize("text", [b'"\\' * 2_000_000, b'"' * 4_000_001, b"[" * 4_000_000, b'["' + b'\\"' * 1_900_000])
+@pytest.mark.parametrize("text", [b'"\\' * 500_000, b'"' * 1_000_001, b"[" * 1_000_000, b'["' + b'\\"' * 500_000])
 def test_the_depth_of_the_worst_texts_is_found_in_one_pass(text: bytes) -> None:
     started = time.process_time()
     is_deeper(b"[" * 70 + text, 64)

@@ -118,11 +118,20 @@ def test_only_models_that_the_caller_may_use_are_chosen(triton: FakeTriton) -> N
             assert json.load(answer)["data"] == []
 
 
-def test_plain_completions_are_chosen_for_as_well(base: str) -> None:
-    body = json.dumps({"model": "auto", "prompt": HARD}).encode()
-    request = urllib.request.Request(f"{base}/v1/completions", body, {"content-type": "application/json"})
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": HARD}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": HARD}], "max_tokens": 50}),
+        ("/v1/responses", {"input": HARD}),
+    ],
+)
+def test_every_api_may_ask_for_the_name(base: str, path: str, body: dict[str, Any]) -> None:
+    sent = json.dumps({"model": "auto", **body}).encode()
+    request = urllib.request.Request(base + path, sent, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert json.load(answer)["model"] == "l"
+        assert answer.headers["x-slipstream-model-class"] == "large"
 
 
 def test_the_reasons_are_told_without_generating(base: str, triton: FakeTriton) -> None:

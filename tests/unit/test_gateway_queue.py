@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.gateway.caller import Caller
+from slipstream.gateway.caller import Caller, Priority
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.queueing.capacity import Capacity, capacity_of
 from slipstream.gateway.queueing.fair_queue import FairQueue, Place
@@ -44,6 +44,14 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(scenario())  # type: ignore[arg-type]
 
 
+def inside(tasks: list[asyncio.Task[Place]]) -> list[Place]:
+    return [task.result() for task in tasks if task.done()]
+
+
+def forget_the_refused(tasks: list[asyncio.Task[Place]]) -> None:
+    tasks[:] = [task for task in tasks if not task.cancelled() and not (task.done() and task.exception())]
+
+
 actions = st.lists(
     st.tuples(st.sampled_from(["come", "come", "end", "leave"]), st.integers(0, 9), st.integers(1, 1500)), max_size=60
 )
@@ -54,35 +62,32 @@ def test_there_is_never_more_inside_than_there_is_room_for_and_all_get_their_tur
     steps: list[tuple[str, int, int]],
 ) -> None:
     async def scenario() -> None:
-        queue = FairQueue(ROOM, GatewayAdmissionSpec())
+        queue = FairQueue(ROOM, GatewayAdmissionSpec(max_waiting=5))
         tasks: list[asyncio.Task[Place]] = []
 
-        def inside() -> list[Place]:
-            return [task.result() for task in tasks if task.done() and not task.cancelled()]
-
         async def end(number: int) -> None:
-            place = inside()[number % len(inside())]
+            place = inside(tasks)[number % len(inside(tasks))]
             tasks.remove(next(task for task in tasks if task.done() and task.result() is place))
             queue.leave(place, unused_tokens=place.kv_tokens // 2)
 
         for action, number, tokens in steps:
             if action == "come":
                 tasks.append(enter(queue, str(number % 3), tokens, 1 + number % 3))
-            elif action == "end" and inside():
+            elif action == "end" and inside(tasks):
                 await end(number)
             elif action == "leave" and tasks:
                 tasks[number % len(tasks)].cancel()  # before, while or after his turn has come
             if number % 2:
                 await settled()
-                tasks = [task for task in tasks if not task.cancelled()]
-                places = inside()
+                forget_the_refused(tasks)
+                places = inside(tasks)
                 assert queue.running_tokens == sum(place.kv_tokens for place in places)
                 assert queue.running_tokens <= 1000 or len(places) == 1
                 assert queue.running_choices == sum(place.choices for place in places) <= 4 or len(places) == 1
                 assert queue.waiting == len(tasks) - len(places)
-            tasks = [task for task in tasks if not task.cancelled()]
+            forget_the_refused(tasks)
         await settled()
-        tasks = [task for task in tasks if not task.cancelled()]
+        forget_the_refused(tasks)
         while tasks:
             await end(0)
             await settled()
@@ -146,6 +151,44 @@ def test_a_full_queue_says_when_what_waits_is_gone_at_the_speed_that_was_measure
         await settled()
         error = await refused(enter(queue))
         assert (error.status, error.code, error.headers["retry-after"]) == (429, "queue_full", "60")
+
+    run(scenario)
+
+
+def test_a_caller_who_crowds_the_queue_makes_place_for_others() -> None:
+    async def scenario() -> None:
+        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(max_waiting=4))
+        await enter(queue, "greedy")
+        greedy = [enter(queue, "greedy") for _ in range(4)]
+        await settled()
+        modest = [enter(queue, "modest") for _ in range(2)]
+        for displaced in (greedy[3], greedy[2]):
+            assert (await refused(displaced)).code == "queue_full"
+        for one_too_many in (enter(queue, "modest"), enter(queue, "greedy")):
+            assert (await refused(one_too_many)).status == 429
+        assert queue.waiting == 4
+        assert not any(task.done() for task in (*greedy[:2], *modest))
+
+    run(scenario)
+
+
+def test_in_a_full_queue_a_higher_priority_takes_the_place_of_a_lower_one() -> None:
+    async def scenario() -> None:
+        queue = FairQueue(Capacity(choices=1), GatewayAdmissionSpec(max_waiting=2))
+
+        def of(priority: Priority) -> asyncio.Task[Place]:
+            caller = Caller(id=priority, name=priority, priority=priority)
+            return asyncio.create_task(queue.enter(caller, kv_tokens=1, choices=1))
+
+        await of("low")
+        low = [of("low") for _ in range(2)]
+        await settled()
+        high = [of("high") for _ in range(2)]
+        for displaced in low:
+            await refused(displaced)
+        for late in (of("low"), of("normal"), of("high")):
+            await refused(late)
+        assert not any(task.done() for task in high)
 
     run(scenario)
 

@@ -29,7 +29,7 @@ def a_triton(text: str = "fox", **changes: Any) -> FakeTriton:
 def serving(fallbacks: Mapping[str, tuple[str, ...]] | None = None, **models: list[str]) -> Callable[[], Services]:
     spec = GatewaySpec(fallbacks=dict(fallbacks or {}))
     return lambda: Services(
-        spec=spec, models=Models([a_model(*where, name=name, routing=QUIET) for name, where in models.items()])
+        spec=spec, models=Models([a_model(where, name, routing=QUIET) for name, where in models.items()])
     )
 
 
@@ -115,3 +115,12 @@ def test_the_metrics_page_shows_the_backends_and_why_they_were_chosen() -> None:
     assert 'slipstream_gateway_backend_outstanding_tokens{backend="1",model="small"} 0.0' in lines
     assert 'slipstream_gateway_routed_total{backend="1",model="small",reason="only"} 1.0' in lines
     assert 'slipstream_gateway_retries_total{kind="retry",model="small"} 1.0' in lines
+
+
+def test_a_fault_of_the_server_is_not_the_clients() -> None:
+    died = "the engine's process died and is being restarted: send the request again"
+    with a_triton("", error=died) as triton, gateway(serving(small=[triton.address])) as base:
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            ask(base)
+        assert failed.value.code == 503
+        assert failed.value.headers["retry-after"]

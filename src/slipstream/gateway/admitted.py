@@ -27,7 +27,9 @@ async def admitted(
         estimated_output_tokens=services.spec.admission.estimated_output_tokens,
     )
     async with services.admission.enter(exchange, model, cost) as ticket:
-        await ticket.turn()
+        needs_engine = any(generation.needs_engine for generation in generations)
+        if needs_engine:
+            await ticket.turn()
         has_failed = False
         try:
             async with aclosing(parts):
@@ -37,7 +39,7 @@ async def admitted(
             has_failed = True
             raise
         finally:
-            ticket.settle(_tokens_taken(generations, has_failed=has_failed))
+            ticket.settle(_tokens_taken(generations, has_failed=has_failed) if needs_engine else 0)
 
 
 def cost_of(wanted: Sequence[Wanted], *, estimated_output_tokens: int) -> Cost:

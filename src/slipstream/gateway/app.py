@@ -13,6 +13,7 @@ from slipstream.gateway.anthropic.errors import AnthropicErrors
 from slipstream.gateway.anthropic.routes import add_messages
 from slipstream.gateway.complexity_api import add_complexity, auto_models
 from slipstream.gateway.compression import Compression
+from slipstream.gateway.embeddings.api import add_embeddings
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import exchange_of
 from slipstream.gateway.health import add_health
@@ -41,8 +42,9 @@ def create_app(services: Services) -> FastAPI:
     _add_errors(app)
     add_completions(app, services)
     add_messages(app, services)
-    add_responses(app, services)
     _add_models(app, services)
+    add_responses(app, services)
+    add_embeddings(app, services)
     _add_tokens(app, services.models)
     _add_operations(app, services)
     add_complexity(app, services)

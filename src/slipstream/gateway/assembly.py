@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipstream.errors import SlipstreamError
+from slipstream.gateway.caching.opening import open_cache, open_embedding_cache
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
 from slipstream.gateway.queueing.capacity import Capacity
@@ -56,6 +57,8 @@ class Assembly:
         return Services(
             spec=spec,
             models=Models(models),
+            embedding_cache=open_embedding_cache(spec, self._metrics, before.embedding_cache if before else None),
+            cache=open_cache(spec, self._environ, self._metrics, stack, before.cache if before else None),
             admission=self._admission.admission(spec, limits_store),
             metrics=self._metrics,
             security=security,
@@ -103,5 +106,7 @@ def _model(upstream: UpstreamConfig, text: _Text, backends: Backends) -> ServedM
         max_input_tokens=upstream.max_input_tokens,
         context_tokens=upstream.context_tokens,
         backends=backends,
+        digest=upstream.digest,
+        is_deterministic=upstream.is_deterministic,
         capacity=Capacity(kv_tokens=upstream.kv_tokens, choices=upstream.choices),
     )

@@ -13,10 +13,17 @@ from slipstream.gateway.refusal import refuse
 
 
 class BodyLimit:
-    """Answers 413 to a body that is too long, 408 to one that takes too long, 400 to JSON that is too deep."""
+    """Answers 413 to a body that is too long, 408 to one that takes too long, 400 to JSON that is too deep.
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_s: float, max_depth: int) -> None:
+    503 where all bodies that are being read together are over `limit_bytes_together`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limit_bytes: int, limit_bytes_together: int, timeout_s: float, max_depth: int
+    ) -> None:
         self._app = app
+        self._limit_bytes_together = limit_bytes_together
+        self._held_bytes = 0
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
         self._max_depth = max_depth
@@ -51,12 +58,20 @@ class BodyLimit:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _HasLeftError
+                    self._hold(len(message.get("body", b"")))
                     body += message.get("body", b"")
                     self._check_length(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             raise ApiError(408, f"the body took longer than {self._timeout_s:g} s", code="body_timeout") from None
+        finally:
+            self._held_bytes -= len(body)
+
+    def _hold(self, size: int) -> None:
+        if self._held_bytes + size > self._limit_bytes_together:
+            raise ApiError(503, "too many long bodies at once: try later", headers={"retry-after": "1"})
+        self._held_bytes += size
 
     def _check_length(self, length: int) -> None:
         if length > self._limit_bytes:

@@ -26,7 +26,7 @@ def add_complexity(app: FastAPI, services: Services) -> None:
             "terms": [{"name": term.name, "points": term.points} for term in verdict.terms],
             "medium_from": MEDIUM_FROM,
             "large_from": LARGE_FROM,
-            "model": decide(connection, request, services, spec).model.name,
+            "model": decide(connection.headers, request, services, spec).model.name,
         }
 
 

@@ -34,6 +34,7 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)  # that the answer carries
     deadline_at: float | None = None  # of `time.monotonic`; the request is worth nothing if it has not begun by then
     record: Record = field(default_factory=Record)
+    cache_control: str = ""  # the request's header
     session: str | None = None  # requests of one session stay on one backend
     body_bytes: int = 0
     model: str | None = None  # that generates
@@ -63,6 +64,7 @@ def begin_exchange(scope: Scope, request_id: str | None) -> Exchange:
 def exchange_of(connection: HTTPConnection) -> Exchange:
     """The exchange of a request; one is made where no middleware did."""
     exchange = exchange_in(connection.scope)
+    exchange.cache_control = connection.headers.get("cache-control", "")
     exchange.session = connection.headers.get(SESSION_HEADER)
     exchange.deadline_at = deadline_at(connection.headers, exchange.received_at)
     return exchange

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -78,6 +78,8 @@ class Generation:
     ) -> None:
         self.wanted = wanted
         self.output_tokens = 0
+        self.source: Callable[[], AsyncGenerator[Delta]] | None = None  # of the deltas, in the place of the engine
+        self.needs_engine = True
         self.times = Times(gaps)
         self._ends = () if wanted.ignores_end else model.tokenizer.eos_ids
         self._detokenizer = Detokenizer(model.tokenizer)
@@ -87,8 +89,13 @@ class Generation:
         self._model = model
         self._exchange = exchange or Exchange()
 
-    async def deltas(self) -> AsyncGenerator[Delta]:
+    def deltas(self) -> AsyncGenerator[Delta]:
         """Every piece of text as it comes, without empty ones, then the reason of the end; `ApiError` on a failure."""
+        source, self.source = self.source, None  # which knows this generation: a cycle would keep its stream alive
+        return self.generate() if source is None else source()
+
+    async def generate(self) -> AsyncGenerator[Delta]:
+        """The deltas, from the engine."""
         times = self.times
         times.sent_s = time.monotonic()
         try:

@@ -34,6 +34,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._is_in_request = False  # between the head and the end of its body
         self._head_bytes = 0  # address, headers and trailers of this request
         self._silent_bytes = 0  # that came since the parser last had something to say
@@ -54,6 +55,7 @@ class GuardedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head_timer()
         self._end_write_timer()
+        self._end_rest_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +107,10 @@ class GuardedHttp(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._answer(self._refusal or ApiError(400, msg, code="invalid_http"))
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_rest()
+
     # What the transport says.
 
     def pause_writing(self) -> None:
@@ -115,6 +121,21 @@ class GuardedHttp(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._end_write_timer()
         super().resume_writing()
+
+    def _watch_rest(self) -> None:
+        """An answer that is written may lie here unread, less than what pauses the writing; closing waits for it."""
+        self._end_rest_timer()
+        if (size := self.transport.get_write_buffer_size()) > 0:
+            self._rest_timer = self._in(self._limits.write_timeout_s, lambda: self._give_up_rest(size))
+
+    def _give_up_rest(self, size: int) -> None:
+        self._rest_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # another answer is being written, which will be watched in its turn
+        if self.transport.get_write_buffer_size() < size:
+            self._watch_rest()
+        else:
+            self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_timer = self._in(self._limits.header_timeout_s, self._head_is_late)
@@ -137,6 +158,11 @@ class GuardedHttp(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def _end_rest_timer(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _count(self, size: int) -> None:
         self._silent_bytes = 0
@@ -169,4 +195,4 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.can_write_eof():  # not over TLS
             self.transport.write_eof()
         # Closed at once, with something unread, the connection would be reset and the answer lost on its way.
-        self._in(_LINGER_S, self.transport.close)
+        self._in(_LINGER_S, self.transport.abort)

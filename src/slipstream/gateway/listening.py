@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import resource
 import ssl
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,11 @@ from starlette.types import ASGIApp
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.guarded_http import GuardedHttp
+from slipstream.gateway.guarded_socket import GuardedSocket
 from slipstream.spec import GatewaySpec, TlsSpec
 
+_OTHER_FILES = 256  # backends, logs, libraries
+_log = logging.getLogger(__name__)
 _GRACE_S = 1  # for what the end of the drain cuts off: running requests have had their time before
 
 
@@ -27,6 +32,7 @@ def uvicorn_config(app: ASGIApp, spec: GatewaySpec, *, host: str, port: int, roo
         port=port,
         lifespan="off",  # what a configuration opens belongs to it, not to the server
         http=_protocol(spec),
+        ws=_socket_protocol(spec),
         ssl_context_factory=None if context is None else lambda _config, _default: context,
         ws_max_size=spec.max_body_bytes,
         timeout_keep_alive=spec.connections.idle_timeout_s,
@@ -43,12 +49,28 @@ def renew(config: uvicorn.Config, spec: GatewaySpec, *, root: Path) -> None:
     if config.ssl is not None and spec.security.tls is not None:
         _load_certificate(config.ssl, spec.security.tls, root)
     config.http_protocol_class = _protocol(spec)
+    config.ws_protocol_class = _socket_protocol(spec)
     config.timeout_keep_alive = spec.connections.idle_timeout_s
 
 
 def _protocol(spec: GatewaySpec) -> Any:
     # uvicorn calls it with its own arguments, as it would call the class.
     return cast("Any", partial(GuardedHttp, spec.connections))
+
+
+def _socket_protocol(spec: GatewaySpec) -> Any:
+    return cast("Any", partial(GuardedSocket, spec.connections))
+
+
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files to what `count` connections need, as far as the system lets it."""
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning("the system allows %d open files: fewer than gateway.connections.max_connections needs", allowed)
 
 
 def tls_context(tls: TlsSpec, root: Path) -> ssl.SSLContext:

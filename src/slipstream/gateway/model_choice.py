@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from starlette.requests import HTTPConnection
-
 from slipstream.gateway.complexity import SIZES, Ask, Budget, Size, judge
 from slipstream.gateway.errors import ApiError
-from slipstream.gateway.exchange import exchange_of
+from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.observability import families
 from slipstream.gateway.openai.chat import ChatRequest
 from slipstream.gateway.openai.completions import CompletionRequest
@@ -39,13 +37,16 @@ class Choice:
 
 
 def choose_model(
-    connection: HTTPConnection, request: ChatRequest | CompletionRequest, services: Services
+    exchange: Exchange, headers: Mapping[str, str], request: ChatRequest | CompletionRequest, services: Services
 ) -> ServedModel:
-    """The model that `request` names, or the one that its difficulty needs; `ApiError` where there is none."""
-    spec, exchange = services.spec.complexity, exchange_of(connection)
+    """The model that `request` names, or the one that its difficulty needs; `ApiError` where there is none.
+
+    `headers` are those that the request came with, in lower case.
+    """
+    spec = services.spec.complexity
     if spec is None or request.model != spec.name:
         return answering_model(request.model, services, exchange)
-    choice = decide(connection, request, services, spec)
+    choice = decide(headers, request, services, spec)
     exchange.headers[CLASS_HEADER] = choice.size
     exchange.headers[ROUTE_HEADER] = f"{choice.size}; model={choice.model.name}; reason={choice.reason}"
     exchange.record.route_reason = f"{choice.size} {choice.why}"
@@ -54,11 +55,11 @@ def choose_model(
 
 
 def decide(
-    connection: HTTPConnection, request: ChatRequest | CompletionRequest, services: Services, spec: ComplexitySpec
+    headers: Mapping[str, str], request: ChatRequest | CompletionRequest, services: Services, spec: ComplexitySpec
 ) -> Choice:
     """The model for a request: of the size it needs, else a larger one, else a smaller one."""
-    forced = connection.headers.get(CLASS_HEADER)
-    verdict = judge(ask_of(request, budget_of(connection.headers)))
+    forced = headers.get(CLASS_HEADER)
+    verdict = judge(ask_of(request, budget_of(headers)))
     size = verdict.size if forced is None else _size(forced)
     served = {model.name: model for model in services.models.all()}
     candidates = [served[name] for name in _names(spec, size) if name in served]
@@ -88,7 +89,7 @@ def ask_of(request: ChatRequest | CompletionRequest, budget: Budget = "normal") 
         task=task,
         context_chars=sum(len(text) for _, text in messages) - len(task),
         user_turns=len(said),
-        tools=len(getattr(request, "tools", None) or ()),
+        tools=len(request.tools or ()),
         has_schema=has_schema,
         max_tokens=request.max_completion_tokens or request.max_tokens,
         budget=budget,

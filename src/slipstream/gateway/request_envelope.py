@@ -13,6 +13,7 @@ from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange, begin_exchange
 from slipstream.gateway.refusal import refuse
 
+_PROBES = "/health/"  # asked every few seconds
 _SANE_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:\-]{0,127}")
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 _HEADERS = (
@@ -56,7 +57,7 @@ class RequestEnvelope:
             if exchange.status is None:
                 await refuse(scope, receive, mark, _broken(exchange), drops_rest=False)
         finally:
-            if self._audit is not None:
+            if self._audit is not None and not scope["path"].startswith(_PROBES):
                 self._audit.write(exchange, scope)
 
 

@@ -60,6 +60,7 @@ def guard(app: FastAPI, security: Security, spec: GatewaySpec, metrics: Metrics)
     app.add_middleware(
         BodyLimit,
         limit_bytes=spec.max_body_bytes,
+        limit_bytes_together=max(limits.max_bodies_bytes, spec.max_body_bytes),
         timeout_s=limits.body_timeout_s,
         max_depth=limits.max_json_depth,
     )

@@ -25,6 +25,8 @@ class ServedModel:
     context_tokens: int  # prompt and output together
     backends: Backends
     capacity: Capacity = UNKNOWN
+    digest: str | None = None  # over everything that decides its answers; none: they are not kept
+    is_deterministic: bool = False  # a seed gives the same tokens whatever else runs
     created: int = field(default_factory=lambda: int(time.time()))
 
     def chat_prompt(

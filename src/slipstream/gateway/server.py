@@ -22,7 +22,7 @@ from slipstream.errors import SlipstreamError
 from slipstream.gateway.app import create_app
 from slipstream.gateway.assembly import Assembly
 from slipstream.gateway.lifecycle import Lifecycle
-from slipstream.gateway.listening import renew, tls_context, uvicorn_config
+from slipstream.gateway.listening import allow_connections, renew, tls_context, uvicorn_config
 from slipstream.gateway.reloading import ReloadingApp
 from slipstream.gateway_config import GatewayConfig, Outcome, outcome_file, read_config, write_outcome
 from slipstream.spec import GatewaySpec
@@ -50,6 +50,7 @@ class GatewayServer:
         try:
             await self._app.load(config)
             self._config = config
+            allow_connections(config.settings.connections.max_connections)
             with _listen(config) as listener:
                 server = _Server(_uvicorn_config(self._app, config))
                 self._obey_signals(server)

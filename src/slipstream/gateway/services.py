@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slipstream.gateway.admission import Admission
+from slipstream.gateway.caching.responses import ResponseCache
 from slipstream.gateway.caller import current_caller
+from slipstream.gateway.embeddings.cache import EmbeddingCache
+from slipstream.gateway.embeddings.embedder import Embedder
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.lifecycle import Lifecycle, Readiness
 from slipstream.gateway.observability.metrics import Metrics
@@ -53,6 +56,9 @@ class Services:
 
     spec: GatewaySpec
     models: Models
+    cache: ResponseCache | None = None
+    embedders: Mapping[str, Embedder] = field(default_factory=dict)  # by the names that clients ask for
+    embedding_cache: EmbeddingCache | None = None
     admission: Admission = field(default_factory=Admission)
     metrics: Metrics = field(default_factory=Metrics)  # one for the life of the process
     triton_metrics: TritonMetrics | None = None

@@ -35,6 +35,8 @@ async def answer_request(
         for one in wanted
         for number in range(each)
     ]
+    if services.cache is not None:
+        await services.cache.look_up(exchange, request, generations, answer.model)
     exchange.model, exchange.generations = answer.model.name, generations
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     parts = (

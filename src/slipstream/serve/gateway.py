@@ -44,7 +44,12 @@ class GatewayProcess:
         """Return when a token of `model` has come out; without one, when it answers. SlipstreamError if neither."""
         path = "/health/live" if model is None else f"/health/ready?model={urllib.parse.quote(model, safe='')}"
         started = time.monotonic()
-        while status_of(self.config.url, path, timeout_s=30.0) != http.client.OK:
+        while (status := status_of(self.config.url, path, timeout_s=30.0)) != http.client.OK:
+            if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+                raise SlipstreamError(
+                    f"the gateway asks for a key at {path.partition('?')[0]}",
+                    mend="leave /health/live and /health/ready in gateway.security.public_paths",
+                )
             waited_s = time.monotonic() - started
             if self.process.poll() is not None:
                 raise self._failure(f"the gateway ended with code {self.process.returncode} while starting")

@@ -7,7 +7,7 @@ Settings are grouped by what a change of one of them costs:
 `model`, `quantization`   the checkpoint is made again, and everything after it
 `engine`                  the engine is compiled again (tp_size and pp_size: the checkpoint too)
 `runtime`                 the model repository is rendered again and the models are reloaded
-`gateway`                 a rolling restart of the gateway
+`gateway`                 nothing: `slipstream reload` gives it to the running gateway
 `hardware`                nothing: what the rest is checked against before it is paid for
 ========================  =====================================================================
 
@@ -18,8 +18,10 @@ from slipstream.spec.deployment import DeploymentSpec
 from slipstream.spec.engine import DraftSpec, EngineSpec, LoraSpec, SpeculationSpec, TrtllmBuildSpec
 from slipstream.spec.gateway import GatewaySpec
 from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_cache import CacheSpec
 from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_embeddings import EmbeddingCacheSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_responses import ResponsesSpec
@@ -41,11 +43,13 @@ from slipstream.spec.runtime import LlmApiSpec, PortsSpec, RuntimeSpec, Tensorrt
 __all__ = [
     "AuditSpec",
     "BackendSpec",
+    "CacheSpec",
     "ComplexitySpec",
     "ConnectionSpec",
     "DeploymentSpec",
     "DraftSpec",
     "Dtype",
+    "EmbeddingCacheSpec",
     "EngineSpec",
     "Execution",
     "GatewayAdmissionSpec",

@@ -8,8 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slipstream.spec.gateway_admission import GatewayAdmissionSpec
+from slipstream.spec.gateway_cache import CacheSpec
 from slipstream.spec.gateway_complexity import ComplexitySpec
 from slipstream.spec.gateway_connections import ConnectionSpec
+from slipstream.spec.gateway_embeddings import EmbeddingCacheSpec
 from slipstream.spec.gateway_limits import GatewayLimitsSpec
 from slipstream.spec.gateway_observability import GatewayObservabilitySpec
 from slipstream.spec.gateway_responses import ResponsesSpec
@@ -59,10 +61,18 @@ class GatewaySpec(Group):
     )
     playground: bool = Field(default=True, description="the page at `/`")
     observability: GatewayObservabilitySpec = GatewayObservabilitySpec()
+    cache: CacheSpec | None = Field(None, description="answers that are kept; off without it")
+    embedding_cache: EmbeddingCacheSpec | None = Field(None, description="embeddings that are kept; off without it")
     complexity: ComplexitySpec | None = Field(None, description="one name for three models; off without it")
     host: str = Field("127.0.0.1", min_length=1, max_length=253, description="the address that is listened on")
     security: SecuritySpec = Field(default_factory=SecuritySpec)
     connections: ConnectionSpec = Field(default_factory=ConnectionSpec)
+
+    @model_validator(mode="after")
+    def _cache_has_a_server(self) -> GatewaySpec:
+        if self.cache is not None and self.cache.store == "redis" and self.limits.store != "redis":
+            raise ValueError("cache.store is redis, it uses the server of limits: set limits.store to redis")
+        return self
 
     @model_validator(mode="after")
     def _is_open_with_keys_only(self) -> GatewaySpec:

@@ -25,7 +25,12 @@ class GatewayAdmissionSpec(Group):
         le=10**9,
         description="an output is taken to fill no more of the KV cache than this, whatever max_tokens says",
     )
-    max_waiting: int = Field(1000, ge=0, le=1_000_000, description="requests that wait; the next one is refused: 429")
+    max_waiting: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="requests that wait; of one more, the latest of the caller who crowds the queue is refused: 429",
+    )
     queue_timeout_s: float = Field(600, gt=0, le=86_400, description="who has waited so long is refused: 503")
     aging_s: float = Field(
         10, gt=0, le=86_400, description="who has waited so long counts for the next higher priority, twice at most"

@@ -31,7 +31,7 @@ class GatewayLimitsSpec(Group):
         description="environment variable with that URL, in place of a file",
     )
     redis_prefix: str = Field("slipstream", pattern=r"^[\w.:-]+$", max_length=64, description="of all keys in Redis")
-    store_timeout_s: float = Field(0.25, gt=0, le=10, description="what takes Redis longer counts as a failure of it")
+    store_timeout_s: float = Field(1.0, gt=0, le=10, description="what takes Redis longer counts as a failure of it")
     on_store_failure: Literal["allow", "refuse"] = Field(
         "allow",
         description="while Redis fails: `allow` lets each gateway process count by itself, `refuse` answers 503",

@@ -23,7 +23,7 @@ def add_messages(app: FastAPI, services: Services) -> None:
     async def messages(request: MessagesRequest, connection: Request) -> Response:
         chat = request.as_chat()
         exchange = exchange_of(connection)
-        model = await off_loop(exchange, lambda: choose_model(connection, chat, services))
+        model = await off_loop(exchange, lambda: choose_model(exchange, connection.headers, chat, services))
         form = tool_form(services.spec.tool_parser, model.template)
         wanted = await off_loop(exchange, lambda: chat.wanted(model, form))
         answer = MessagesAnswer(model, chat.reading(form), input_tokens=len(wanted.prompt_ids))

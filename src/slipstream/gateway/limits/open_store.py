@@ -22,7 +22,7 @@ def open_store(
     """
     if spec.store == "memory":
         return MemoryStore()
-    client = connect(_redis_url(spec, environ), timeout_s=spec.store_timeout_s)
+    client = connect(redis_url(spec, environ), timeout_s=spec.store_timeout_s)
     return GuardedStore(
         RedisStore(client, prefix=spec.redis_prefix),
         on_failure=spec.on_store_failure,
@@ -34,10 +34,11 @@ def where_counted(spec: GatewayLimitsSpec, environ: Mapping[str, str]) -> tuple[
     """Two settings for which this is equal can share a store."""
     if spec.store == "memory":
         return ("memory",)
-    return (_redis_url(spec, environ), spec.redis_prefix, spec.store_timeout_s, spec.on_store_failure)
+    return (redis_url(spec, environ), spec.redis_prefix, spec.store_timeout_s, spec.on_store_failure)
 
 
-def _redis_url(spec: GatewayLimitsSpec, environ: Mapping[str, str]) -> str:
+def redis_url(spec: GatewayLimitsSpec, environ: Mapping[str, str]) -> str:
+    """The URL of the server that `spec` names, password and all; SlipstreamError where it is missing."""
     if spec.redis_url_env is not None:
         if not (url := environ.get(spec.redis_url_env, "").strip()):
             raise SlipstreamError(

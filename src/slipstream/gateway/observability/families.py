@@ -112,6 +112,7 @@ BACKEND_TOKENS = _gauge(
 )
 COMPLEXITY = _counter("complexity", "Decisions of the routing by complexity", "tier", "model", "reason")
 CACHE = _counter("cache", "Look-ups in the gateway's caches: hit, miss or bypass", "cache", "result")
+CACHE_STORES = _counter("cache_stores", "Values that a cache took", "cache")
 CACHE_BYTES = _gauge("cache_bytes", "Memory that a cache takes", "cache")
 RELOADS = _counter("reloads", "Configurations that were read again: taken or refused", "result")
 TRITON_SCRAPES = _counter("triton_scrapes", "Readings of Triton's metrics, by outcome: ok or unreachable", "result")
@@ -139,6 +140,7 @@ FAMILIES = (
     BACKEND_TOKENS,
     COMPLEXITY,
     CACHE,
+    CACHE_STORES,
     CACHE_BYTES,
     RELOADS,
     TRITON_SCRAPES,

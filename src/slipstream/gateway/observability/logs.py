@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 import orjson
 
+from slipstream.gateway.redaction import SecretFilter
+
 LOGGER = logging.getLogger("slipstream.gateway.requests")
 _OFF = logging.CRITICAL + 1
 _HTTP_ERROR, _HTTP_FAILURE = 400, 500
@@ -18,6 +20,7 @@ def configure_logs(level: str, stream: TextIO | None = None) -> None:
     """Write what this process logs at `level` and above to `stream`, which is stderr unless another is given."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(SecretFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_OFF if level == "off" else level.upper())
@@ -43,6 +46,6 @@ class JsonLines(logging.Formatter):
         }
         if record.name != LOGGER.name:
             line["logger"] = record.name
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info or record.exc_text:
+            line["exception"] = record.exc_text or self.formatException(record.exc_info or (None, None, None))
         return orjson.dumps(line, default=str).decode()

@@ -22,7 +22,7 @@ def add_completions(app: FastAPI, services: Services) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, connection: Request) -> Response:
         exchange = exchange_of(connection)
-        model = await off_loop(exchange, lambda: choose_model(connection, request, services))
+        model = await off_loop(exchange, lambda: choose_model(exchange, connection.headers, request, services))
         form = tool_form(services.spec.tool_parser, model.template)
         answer = ChatAnswer(model, request, request.reading(form))
         wanted = await off_loop(exchange, lambda: request.wanted(model, form))
@@ -31,7 +31,7 @@ def add_completions(app: FastAPI, services: Services) -> None:
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, connection: Request) -> Response:
         exchange = exchange_of(connection)
-        model = await off_loop(exchange, lambda: choose_model(connection, request, services))
+        model = await off_loop(exchange, lambda: choose_model(exchange, connection.headers, request, services))
         wanted = await off_loop(exchange, lambda: request.wanted(model))
         answer = CompletionAnswer(model, request, wanted)
         return await answer_request(exchange, request, wanted, answer, services)

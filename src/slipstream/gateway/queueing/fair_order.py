@@ -49,6 +49,17 @@ class _Flow:
             self.clock = max(self.clock, self.floor)
 
 
+@dataclass(slots=True)
+class _Crowd:
+    """How much of one caller waits, at whatever priority by now."""
+
+    caller: Caller
+    count: int = 0
+
+    def rank(self) -> tuple[int, float]:
+        return _LEVELS[self.caller.priority], self.count / self.caller.weight
+
+
 class _Level:
     """One priority."""
 
@@ -118,9 +129,11 @@ class FairOrder:
         self.count = 0
         self.cost = 0  # of all that wait
         self._levels = tuple(_Level() for _ in _LEVELS)
+        self._crowds: dict[str, _Crowd] = {}  # of callers of whom something waits
 
     def add(self, request: Waiting) -> None:
         self._levels[request.level].add(request, self.aging_s)
+        self._crowds.setdefault(request.caller.id, _Crowd(request.caller)).count += 1
         self.count += 1
         self.cost += request.cost
 
@@ -143,6 +156,19 @@ class FairOrder:
         self._levels[request.level].take(request)
         self._forget(request)
 
+    def displaced_by(self, caller: Caller) -> Waiting | None:
+        """Who makes place for one more of `caller` where there is none: the latest of those who crowd the order.
+
+        That is the caller of the lowest priority, and among such the one with most that waits for its weight. None if
+        nobody takes more than `caller` would.
+        """
+        own = self._crowds.get(caller.id, _Crowd(caller))
+        worst = max(self._crowds.values(), key=_Crowd.rank, default=own)
+        if worst.rank() <= _Crowd(caller, own.count + 1).rank():
+            return None
+        flows = (level.backlogged.get(worst.caller.id) for level in reversed(self._levels))
+        return next(flow.waiting[-1] for flow in flows if flow is not None)
+
     def give_back(self, request: Waiting, tokens: int) -> None:
         """One that was served took `tokens` less than it cost: its caller's clock goes back by them."""
         flow = self._levels[request.level].flows.get(request.caller.id)
@@ -150,5 +176,9 @@ class FairOrder:
             flow.give_back(tokens / request.caller.weight)
 
     def _forget(self, request: Waiting) -> None:
+        crowd = self._crowds[request.caller.id]
+        crowd.count -= 1
+        if not crowd.count:
+            del self._crowds[request.caller.id]
         self.count -= 1
         self.cost -= request.cost

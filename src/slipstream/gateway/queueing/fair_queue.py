@@ -29,8 +29,9 @@ class Place(Waiting):
 class FairQueue:
     """Lets requests run while there is room for them; the others wait, and the next one is never passed by.
 
-    Who finds the queue full is refused, and so is who waits too long; who leaves frees his place. While no server of
-    the model is up nobody waits here: the routing knows how long that may last. For one event loop.
+    When the queue is full, the latest of the caller who crowds it is refused; so is who waits too long, and who leaves
+    frees his place. While no server of the model is up nobody waits here: the routing knows how long that may last. For
+    one event loop.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class FairQueue:
             self._start(place)
             return place
         if self._order.count >= self._spec.max_waiting:
-            raise self._full()
+            self._make_place(caller)
         self._add(place)
         await self._wait(place, now, deadline_at)
         return place
@@ -123,6 +124,8 @@ class FairQueue:
         elif place.is_waiting:
             self._remove(place)
             self._let_in()
+        elif not place.turn.cancelled():
+            place.turn.exception()  # he was displaced and left at once: asyncio would complain that nobody looked
 
     def _let_in(self) -> None:
         while (place := self._first()) is not None:
@@ -132,6 +135,16 @@ class FairQueue:
                 return
             self._start(place)
             place.turn.set_result(None)
+
+    def _make_place(self, caller: Caller) -> None:
+        """In a full queue: at the cost of whoever crowds it, or not at all."""
+        last = self._order.displaced_by(caller)
+        if last is None:
+            raise self._full()
+        assert isinstance(last, Place)
+        self._remove(last)
+        if not last.turn.done():
+            last.turn.set_exception(self._full())
 
     def _first(self) -> Place | None:
         place = self._order.first(self._clock())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi.responses import Response
-from starlette.requests import HTTPConnection
 
 from slipstream.gateway.errors import ApiError
 from slipstream.gateway.exchange import Exchange
 from slipstream.gateway.model_choice import choose_model
+from slipstream.gateway.off_loop import off_loop
 from slipstream.gateway.responses.answers import Frame, ResponsesAnswer
 from slipstream.gateway.responses.items import Item, as_messages
 from slipstream.gateway.responses.memory import ResponseMemory, StoredResponse
@@ -25,8 +25,8 @@ Store = Callable[[str, StoredResponse], None]
 
 async def respond(
     request: ResponsesRequest,
-    connection: HTTPConnection,
     exchange: Exchange,
+    headers: Mapping[str, str],
     services: Services,
     *,
     find: Find,
@@ -36,9 +36,9 @@ async def respond(
     """The answer to `request`; `find` knows earlier responses by their ids, and `store` is given this one."""
     earlier = _earlier(request, find)
     chat = request.as_chat(earlier)
-    model = choose_model(connection, chat, services)
+    model = choose_model(exchange, headers, chat, services)
     form = tool_form(services.spec.tool_parser, model.template)
-    wanted = chat.wanted(model, form)
+    wanted = await off_loop(exchange, lambda: chat.wanted(model, form))
 
     def keep(response_id: str, body: bytes, items: list[dict[str, Any]]) -> None:
         answer = as_messages([Item.model_validate(item) for item in items])

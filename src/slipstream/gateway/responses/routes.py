@@ -25,7 +25,7 @@ def add_responses(app: FastAPI, services: Services) -> None:
     async def create_response(request: ResponsesRequest, connection: Request) -> Response:
         exchange = exchange_of(connection)
         find, store = found_for(memory, exchange), stored_for(memory, exchange, request)
-        return await respond(request, connection, exchange, services, find=find, store=store, frame=server_sent)
+        return await respond(request, exchange, connection.headers, services, find=find, store=store, frame=server_sent)
 
     @app.get(f"{PATH}/{{response_id}}")
     async def get_response(response_id: str, connection: Request) -> Response:

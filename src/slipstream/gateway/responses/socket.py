@@ -94,7 +94,7 @@ class _Session:
     async def answer(self, text: str) -> None:
         """Answer one message; a failure is an event, and the connection stays."""
         try:
-            await self._respond(self._parsed(text))
+            await self._respond(self._parsed(text), body_bytes=len(text))
         except ApiError as error:
             await _send_error(self._socket, error)
         except SlipstreamError as error:
@@ -121,9 +121,10 @@ class _Session:
             where = ".".join(str(part) for part in first["loc"])
             raise ApiError(400, f"{where}: {first['msg']}", param=where, code=first["type"]) from error
 
-    async def _respond(self, request: ResponsesRequest) -> None:
+    async def _respond(self, request: ResponsesRequest, *, body_bytes: int) -> None:
         connected = exchange_of(self._socket)
-        exchange = Exchange(caller=connected.caller, session=connected.session)  # each response is a request of its own
+        # Each response is a request of its own.
+        exchange = Exchange(caller=connected.caller, session=connected.session, body_bytes=body_bytes)
         find, store = found_for(self._memory, exchange), stored_for(self._memory, exchange, request)
 
         def find_here(response_id: str) -> StoredResponse | None:
@@ -135,11 +136,21 @@ class _Session:
             self._last = (response_id, stored)
             store(response_id, stored)
 
-        response = await respond(
-            request, self._socket, exchange, self._services, find=find_here, store=store_here, frame=line
-        )
+        frames = _Frames(self._socket)
+        headers = self._socket.headers  # of the handshake
         scope = {**self._socket.scope, "type": "http", "method": "POST"}
-        await response(scope, self._receive, _Frames(self._socket).send)
+        try:
+            response = await respond(
+                request, exchange, headers, self._services, find=find_here, store=store_here, frame=line
+            )
+            await response(scope, self._receive, frames.send)
+        except ApiError as error:
+            frames.status = error.status
+            raise
+        finally:
+            exchange.status, exchange.is_answered = frames.status, frames.is_complete
+            if (audit := self._services.security.audit) is not None:
+                audit.write(exchange, {**scope, "method": "WEBSOCKET"})
 
     async def _receive(self) -> Message:
         await self._inbox.left.wait()
@@ -151,21 +162,23 @@ class _Frames:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
-        self._status = 200
+        self.status: int | None = None
+        self.is_complete = False
         self._refusal = b""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             return
         body = message.get("body", b"")
-        if self._status >= 400:
+        if self.status is not None and self.status >= 400:
             self._refusal += body
             if not message.get("more_body", False):
-                await _send(self._socket, {"type": "error", "status": self._status, **orjson.loads(self._refusal)})
+                await _send(self._socket, {"type": "error", "status": self.status, **orjson.loads(self._refusal)})
             return
         for event in body.splitlines():
             await self._socket.send_text(event.decode())
+        self.is_complete = not message.get("more_body", False)
 
 
 async def _send_error(socket: WebSocket, error: ApiError) -> None:

@@ -1,0 +1,1 @@
+"""What the gateway keeps so as not to compute it twice."""
