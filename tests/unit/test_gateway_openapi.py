@@ -51,7 +51,8 @@ def described(base: str) -> dict[str, Any]:
 def api(described: dict[str, Any], base: str) -> Any:
     schema = schemathesis.openapi.from_dict(described)
     schema.config.update(base_url=base)
-    return schema.include(path_regex="^/(v1|tokenize|detokenize)")
+    # Embeddings are 501 by name on a model of text, which is what is served here.
+    return schema.include(path_regex="^/(v1/(?!embeddings)|tokenize|detokenize)")
 
 
 def test_no_operation_breaks_and_all_answers_are_as_described(api: Any) -> None:
