@@ -150,3 +150,42 @@ def test_a_template_without_tools_is_told_in_words() -> None:
 def test_the_template_tells_the_form(source: str, form: str | None) -> None:
     assert tool_form("auto", ChatTemplate(source, special_tokens={})) == form
     assert tool_form("none", ChatTemplate(source, special_tokens={})) is None
+
+
+@pytest.mark.parametrize("strange", ["\ud800", 10**400], ids=["half a character", "a very long number"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [tool("f", {"a": 0})]}),
+        ("/v1/responses", {"input": "a", "tools": [{"type": "function", "name": "f", "parameters": {"a": 0}}]}),
+        ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {"a": 0}}}}),
+        (
+            "/v1/messages",
+            {
+                "messages": [{"role": "user", "content": "a"}],
+                "max_tokens": 5,
+                "tools": [{"name": "f", "input_schema": {"a": 0}}],
+            },
+        ),
+    ],
+)
+def test_json_that_cannot_be_written_again_is_refused(base: str, path: str, body: dict[str, Any], strange: Any) -> None:
+    text = json.dumps({"model": "small", **body}).replace('{"a": 0}', json.dumps({"a": strange}))
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(base + path, json.loads(text))
+    assert refused.value.code == 400
+
+
+@pytest.mark.parametrize("parameters", [{"$defs": [1]}, {"type": "object", "$defs": "x"}])
+def test_definitions_that_are_none_are_refused(base: str, parameters: dict[str, Any]) -> None:
+    assert refusal(base, tools=[tool("f", parameters)], tool_choice="required")["param"] == "tools"
+
+
+def test_earlier_arguments_with_half_a_character_are_told_as_they_came(base: str) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"a": "\\ud800"}'}}
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "x"},
+    ]
+    assert json.loads(ask(base, messages=turns))["choices"]

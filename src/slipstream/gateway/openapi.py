@@ -17,6 +17,7 @@ _REFUSALS = {
     "503": "no backend answers: try again",
     "504": "the answer was not complete in time",
 }
+_NOT_SERVED = {"/v1/embeddings": {"501": "no model here makes embeddings"}}
 _TEXT_OR_NONE = {"type": ["string", "null"]}
 _ERROR = {
     "type": "object",
@@ -55,6 +56,12 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 _COUNT = {"type": "integer", "minimum": 0}
 _LIST = {"type": "array", "items": {"type": "object"}}
+_EVENT = {
+    "type": "object",
+    "description": "each server-sent event, where `stream` is true; its data is JSON, but for a last [DONE]",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 _USAGE = _object(prompt_tokens=_COUNT, completion_tokens=_COUNT, total_tokens=_COUNT)
 _TEXT = {"type": "string"}
 _ANSWERS = {
@@ -112,10 +119,9 @@ def _corrected(schema: dict[str, Any]) -> dict[str, Any]:
 def _correct(path: str, responses: dict[str, Any], *, is_post: bool) -> None:
     responses.pop("422", None)
     if is_post and (body := _ANSWERS.get(path)) is not None:
-        stream = {"schema": {"type": "string", "description": "server-sent events, where `stream` is true"}}
-        content = {"application/json": {"schema": body}, "text/event-stream": stream}
+        content = {"application/json": {"schema": body}, "text/event-stream": {"schema": _EVENT}}
         responses["200"] = {"description": "the answer, whole or as events", "content": content}
     name = "AnthropicRefusal" if path.startswith("/v1/messages") else "Refusal"
     refusal = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    for status, why in _REFUSALS.items():
+    for status, why in (_REFUSALS | _NOT_SERVED.get(path, {})).items():
         responses[status] = {"description": why, "content": refusal}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slipstream.gateway.errors import ApiError, unsupported
+from slipstream.gateway.json_values import JsonObject
 from slipstream.gateway.openai.chat import ChatRequest, chat_request
 from slipstream.gateway.openai.requests import MOST_STOPS, Text
 
@@ -32,7 +33,7 @@ class ToolUse(_Part):
     type: Literal["tool_use"]
     id: str = Field(max_length=_FIELD_LIMIT)
     name: str = Field(max_length=128)
-    input: dict[str, Any]
+    input: JsonObject
 
 
 class ToolResult(_Part):
@@ -95,7 +96,7 @@ class AnthropicTool(BaseModel):
     type: Literal["custom"] | None = None
     name: str = Field(max_length=64)
     description: str | None = Field(None, max_length=100_000)
-    input_schema: dict[str, Any]
+    input_schema: JsonObject
 
 
 class AnthropicToolChoice(BaseModel):
@@ -122,7 +123,7 @@ class OutputFormat(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     type: Literal["json_schema"]
-    body: dict[str, Any] = Field(alias="schema")
+    body: JsonObject = Field(alias="schema")
 
 
 class OutputConfig(BaseModel):

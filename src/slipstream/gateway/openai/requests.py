@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from slipstream.client import Guide, Sampling
 from slipstream.gateway.errors import ApiError, unsupported
+from slipstream.gateway.json_values import JsonObject, Labels
 
 MOST_STOPS = 4  # OpenAI's limit
 _LARGEST_SEED = 2**64
@@ -34,7 +35,7 @@ class JsonSchema(BaseModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     name: str = Field(max_length=64)
-    body: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    body: JsonObject = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
 
 
@@ -78,7 +79,7 @@ class GenerationFields(BaseModel):
     logit_bias: dict[str, float] | None = Field(None, max_length=300)
     response_format: ResponseFormat | None = None
     user: str | None = Field(None, max_length=512)
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: Labels | None = Field(None, max_length=16)
     store: bool | None = None
     service_tier: str | None = Field(None, max_length=32)
     safety_identifier: str | None = Field(None, max_length=512)

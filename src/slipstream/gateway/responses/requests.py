@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slipstream.gateway.errors import ApiError, unsupported
+from slipstream.gateway.json_values import JsonObject, Labels
 from slipstream.gateway.openai.chat import ChatRequest, chat_request
 from slipstream.gateway.openai.requests import StreamOptions, Text
 from slipstream.gateway.responses.items import Item, as_messages
@@ -24,7 +25,7 @@ class ResponseTool(BaseModel):
     type: str = Field(max_length=64)
     name: str | None = Field(None, max_length=64)
     description: str | None = Field(None, max_length=100_000)
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -44,7 +45,7 @@ class TextFormat(BaseModel):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = Field(None, max_length=64)
-    body: dict[str, Any] | None = Field(None, alias="schema")
+    body: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -90,7 +91,7 @@ class ResponsesRequest(BaseModel):
     truncation: Literal["disabled", "auto"] | None = None
     background: bool | None = None
     reasoning: Reasoning | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: Labels | None = Field(None, max_length=16)
     user: str | None = Field(None, max_length=512)
     safety_identifier: str | None = Field(None, max_length=512)
     prompt_cache_key: str | None = Field(None, max_length=512)

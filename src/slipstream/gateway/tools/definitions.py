@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from slipstream.client import Guide
+from slipstream.gateway.errors import ApiError
+from slipstream.gateway.json_values import JsonObject
 
 _NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
@@ -19,7 +21,7 @@ class FunctionDefinition(BaseModel):
 
     name: str = Field(pattern=_NAME)
     description: str | None = Field(None, max_length=100_000)
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -75,7 +77,10 @@ def call_guide(tools: list[Tool]) -> Guide:
 def _call_schema(function: FunctionDefinition, prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
     parameters = dict(function.parameters or {"type": "object", "properties": {}})
     for key in ("$defs", "definitions"):  # a reference counts from the root, so what it means has to move there
-        for name, schema in (parameters.pop(key, None) or {}).items():
+        inner = parameters.pop(key, None) or {}
+        if not isinstance(inner, dict):
+            raise ApiError(400, f"tools: {key} of {function.name} is no object", param="tools")
+        for name, schema in inner.items():
             definitions[prefix + name] = _moved(schema, prefix)
     parameters.setdefault("type", "object")
     return {

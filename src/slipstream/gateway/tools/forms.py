@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from slipstream.gateway.tools.parsers import HermesParser, JsonParser, ToolParser
 from slipstream.text.chat_template import ChatTemplate
 
@@ -81,7 +83,7 @@ def _with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(arguments: str) -> object:
     try:
-        return json.loads(arguments)
+        return orjson.loads(arguments)  # and not what a template could not write again
     except ValueError:
         return arguments
 
