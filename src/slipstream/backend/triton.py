@@ -100,6 +100,8 @@ class ResponseSender:
 class TritonReply:
     """The way back to the client of one `tensorrt_llm` request, which may be several generations."""
 
+    asks_server = True
+
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
