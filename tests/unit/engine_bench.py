@@ -97,7 +97,8 @@ EACH_TOKEN = StreamInterval(longest=1)
 
 
 class FakeReply:
-    def __init__(self) -> None:
+    def __init__(self, *, asks_server: bool = True) -> None:
+        self.asks_server = asks_server
         self.pieces: queue.Queue[Piece] = queue.Queue()
         self.failures: queue.Queue[str] = queue.Queue()
         self.cancelled = False

@@ -45,8 +45,10 @@ def siblings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def a_server(take: Callable[[Ask, LinkReply], None]) -> Iterator[LinkServer]:
-    server = LinkServer(os.getpid(), MODEL, take)
+def a_server(
+    take: Callable[[Ask, LinkReply], None], after_withdrawal: Callable[[], None] = lambda: None
+) -> Iterator[LinkServer]:
+    server = LinkServer(os.getpid(), MODEL, take, after_withdrawal)
     try:
         yield server
     finally:
@@ -131,16 +133,14 @@ def test_responses_that_are_not_the_last_travel_with_their_step() -> None:
 @pytest.mark.usefixtures("of_this_process")
 def test_a_request_that_is_withdrawn_counts_as_cancelled_and_no_other() -> None:
     replies: Queue[LinkReply] = Queue()
-    with a_server(lambda _request, reply: replies.put(reply)):
+    told = threading.Event()
+    with a_server(lambda _request, reply: replies.put(reply), told.set):
         client = LinkClient(MODEL)
         first = ask(client, Receiver())
         ask(client, Receiver())
         one, other = (replies.get(timeout=5) for _ in range(2))
         first.withdraw()
-        for _ in range(250):
-            if one.is_cancelled():
-                break
-            threading.Event().wait(0.02)
+        assert told.wait(5)
         assert one.is_cancelled()
         assert not other.is_cancelled()
         client.close()

@@ -243,6 +243,21 @@ def test_an_abandoned_request_is_cancelled_and_a_watched_one_is_not() -> None:
     bench.engine.close()
 
 
+def test_only_replies_that_must_ask_the_server_are_asked_one_by_one() -> None:
+    bench, near, far = Bench(), FakeReply(asks_server=False), FakeReply()
+    handles = [bench.engine.submit(a_request(), near), bench.engine.submit(a_request(), far)]
+    near.cancelled = far.cancelled = True
+    before, *questions = bench.engine.checks()
+    for _ in handles:
+        bench.heard()
+    before()
+    assert bench.heard() == Cancel(handles[0])
+    assert len(questions) == 1
+    questions[0]()
+    assert bench.heard() == Cancel(handles[1])
+    bench.engine.close()
+
+
 def test_a_dead_loop_fails_what_was_in_flight_and_the_next_request_is_served() -> None:
     bench, lost, served = Bench(), FakeReply(), FakeReply()
     bench.engine.submit(a_request(), lost)

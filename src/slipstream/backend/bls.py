@@ -73,6 +73,7 @@ class BusinessLogic:
             self._changed,
             check_period_s=_CANCELLATION_PERIOD_S,
             refresh_period_s=float("inf"),
+            step_s=lambda: 0.0 if self._link is None else self._link.step_s,
         )
         self._watch.start()
 

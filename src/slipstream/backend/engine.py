@@ -31,6 +31,10 @@ _LONGEST_STEP_S = 0.5  # what is longer is a pause
 class Reply(Protocol):
     """The way back to one client; every request ends with one last piece or one failure."""
 
+    @property
+    def asks_server(self) -> bool:
+        """`is_cancelled` takes a round trip to the server."""
+
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response."""
 
@@ -175,18 +179,28 @@ class Engine:
                 self.cancel(stream.handle)
 
     def checks(self) -> list[Callable[[], None]]:
-        """One call each generation in flight, which ends it if its client has gone away or its time is up.
+        """What ends generations whose client has gone away: a call for each that must ask the server, and one before.
 
-        And one that ends a step loop which has hung.
+        That one is cheap. It looks after all the others, ends those whose time is up, and a step loop which has hung.
         """
-        with self._lock:
-            looks = [partial(self._look_after, delivery) for delivery in self._in_flight.values()]
-        return [self._kill_if_mute, *looks] if looks else []
+        deliveries = self._deliveries()
+        questions = [partial(self._end_if_cancelled, delivery) for delivery in deliveries if _asks_server(delivery)]
+        return [self.look_after_all, *questions] if deliveries else []
+
+    def look_after_all(self) -> None:
+        """Do all that needs no question to the server."""
+        self._kill_if_mute()
+        for delivery in self._deliveries():
+            if delivery.stream.expire():
+                self.cancel(delivery.stream.handle)
+            if delivery.stream.request.wishes.trailer:
+                delivery.reply.beat(delivery.stream, self.step_s)
+            elif not delivery.reply.asks_server:
+                self._end_if_cancelled(delivery)
 
     def streams(self) -> list[Stream]:
         """The generations in flight, oldest first."""
-        with self._lock:
-            return [delivery.stream for delivery in self._in_flight.values()]
+        return [delivery.stream for delivery in self._deliveries()]
 
     def take_finished(self) -> list[Lengths]:
         """The requests that were answered since the last call."""
@@ -209,18 +223,16 @@ class Engine:
         with self._lock:
             self._loop.close()
 
+    def _deliveries(self) -> list[_Delivery]:
+        with self._lock:
+            return list(self._in_flight.values())
+
     def _kill_if_mute(self) -> None:
         if self._silence.is_too_long:
             self._silence.note_kill()
             self._loop.kill()
 
-    def _look_after(self, delivery: _Delivery) -> None:
-        if delivery.stream.expire():
-            self.cancel(delivery.stream.handle)
-        if delivery.stream.request.wishes.trailer:
-            # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
-            delivery.reply.beat(delivery.stream, self.step_s)
-            return
+    def _end_if_cancelled(self, delivery: _Delivery) -> None:
         if delivery.stream.ending is None and delivery.reply.is_cancelled():
             self.cancel(delivery.stream.handle)
 
@@ -361,3 +373,8 @@ class Engine:
         for delivery in deliveries:
             delivery.reply.fail(delivery.stream, message)
         self._changed.set()
+
+
+def _asks_server(delivery: _Delivery) -> bool:
+    # Triton tells a step of the ensemble nothing once it runs: asking costs and finds out nothing.
+    return delivery.reply.asks_server and not delivery.stream.request.wishes.trailer

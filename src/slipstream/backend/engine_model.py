@@ -86,7 +86,7 @@ class EngineModel:
             step_s=lambda: self._engine.step_s,
         )
         self._watch.start()
-        self._link = LinkServer(self._server_process_id, config.name, self._take_asked)
+        self._link = LinkServer(self._server_process_id, config.name, self._take_asked, self._engine.look_after_all)
         self._engine.after_round = self._link.flush
 
     def _take_asked(self, ask: Ask, reply: LinkReply) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -17,6 +18,8 @@ from slipstream.backend.tensors import Tensors
 
 NOT_THERE = "the engine's model is not there: it is being loaded, or its process died; send the request again"
 BROKEN = "the engine's process died and is being restarted: send the request again"
+_GAP_WEIGHT = 0.2
+_LONGEST_GAP_S = 0.1  # what is longer may be a pause
 
 
 class Receiver(Protocol):
@@ -59,6 +62,12 @@ class LinkClient:
         line.ask(ask, receiver)
         return Asked(line, number)
 
+    @property
+    def step_s(self) -> float:
+        """Between two messages of the engine, lately: it sends one a step."""
+        line = self._line
+        return 0.0 if line is None else line.gap_s
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
@@ -87,6 +96,7 @@ class _Line:
         self._lock = threading.Lock()
         self._receivers: dict[int, Receiver] = {}
         self.is_over = False
+        self.gap_s = 0.0  # between two messages, lately
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
     def ask(self, ask: Ask, receiver: Receiver) -> None:
@@ -106,7 +116,11 @@ class _Line:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
+        before_s = time.monotonic()
         while (answers := self._receive()) is not None:
+            now_s = time.monotonic()
+            self.gap_s += _GAP_WEIGHT * (min(now_s - before_s, _LONGEST_GAP_S) - self.gap_s)
+            before_s = now_s
             for answer in answers:
                 if answer.is_final:
                     with self._lock:

@@ -23,10 +23,18 @@ _BIND_PAUSE_S = 0.2  # the model that is being replaced still holds the address
 class LinkServer:
     """Listens, and hands each request to `take` on a thread of its connection.
 
-    Answers are collected and go out with `flush`: those of one step in one message.
+    Answers are collected and go out with `flush`: those of one step in one message. `after_withdrawal` is called when
+    a request has been withdrawn.
     """
 
-    def __init__(self, server_process_id: int, model: str, take: Callable[[Ask, LinkReply], None]) -> None:
+    def __init__(
+        self,
+        server_process_id: int,
+        model: str,
+        take: Callable[[Ask, LinkReply], None],
+        after_withdrawal: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._after_withdrawal = after_withdrawal
         self._server_process_id = server_process_id
         self._address = link_address(server_process_id, model)
         self._take = take
@@ -89,6 +97,7 @@ class LinkServer:
         while (message := line.receive()) is not None:
             if isinstance(message, Withdraw):
                 line.withdraw(message.number)
+                self._after_withdrawal()
             else:
                 self._take(message, LinkReply(line, message))
         with self._lock:
@@ -158,6 +167,8 @@ class _Line:
 
 class LinkReply:
     """The way back to the BLS model of one request, which may be several generations."""
+
+    asks_server = False  # the BLS model does
 
     def __init__(self, line: _Line, ask: Ask) -> None:
         self._line = line

@@ -87,6 +87,11 @@ class LogitsReply:
         self._queue = queue
         self._output_ids: defaultdict[int, list[int]] = defaultdict(list)  # by the generation's handle
 
+    @property
+    def asks_server(self) -> bool:
+        """`is_cancelled` takes a round trip to the server."""
+        return self._reply.asks_server
+
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response; the last one later."""
         self._output_ids[stream.handle] += piece.ids

@@ -100,11 +100,14 @@ class ResponseSender:
 class TritonReply:
     """The way back to the client of one `tensorrt_llm` request, which may be several generations."""
 
+    asks_server = True
+
     def __init__(self, request: Any) -> None:
         self._sender = ResponseSender(request)
         self._requested = frozenset(request.requested_output_names())
         self._generations_left = 1
         self._has_sent = False
+        self._one_token: Any = None  # `sequence_length` of a response of one token, made once
         self._lock = threading.Lock()
         self._presences: Presences | None = None
         self._presence: Presence | None = None
@@ -130,14 +133,25 @@ class TritonReply:
 
     def send(self, stream: Stream, piece: Piece) -> None:
         """Send one response; the final flag travels with the last one of all generations."""
-        tensors = response(response_tensors(stream, piece, self._requested))
+        tensors = response_tensors(stream, piece, self._requested)
         self._has_sent = True
         if piece.is_last:
-            self._end_one(tensors)
+            self._end_one(response(tensors))
         else:
             if self._presence is not None:
                 self._presence.touch()
-            self._sender.send(tensors)
+            self._sender.send(self._streamed(tensors))
+
+    def _streamed(self, tensors: dict[str, NDArray[Any]]) -> Any:
+        """A response of the thread that delivers, which shares a tensor that nearly all of them have."""
+        import triton_python_backend_utils as pb_utils
+
+        if "sequence_length" not in tensors or tensors["sequence_length"].tolist() != [[1]]:
+            return response(tensors)
+        if self._one_token is None:
+            self._one_token = pb_utils.Tensor("sequence_length", tensors["sequence_length"])
+        others = [pb_utils.Tensor(name, tensor) for name, tensor in tensors.items() if name != "sequence_length"]
+        return pb_utils.InferenceResponse([self._one_token, *others])
 
     def refuse(self, message: str) -> None:
         """End the request: it cannot be served as it is."""

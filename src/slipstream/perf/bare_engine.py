@@ -45,6 +45,7 @@ class BareEngine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # as the server has one: the kernel shares the processors between sessions
         )
 
     def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Run:

@@ -26,6 +26,9 @@ from slipstream.spec import PortsSpec
 # At the usual 8 MB an HTTP JSON body over ~6 MB, or one in a million chunks, overflows the server's stack.
 STACK_BYTES = 256 << 20
 _STOP_GRACE_S = 20.0
+# Of the server, for the responses of one Python model. At the 32 that it has by itself each response wakes another one,
+# whose data no cache holds. A call of a BLS model takes one while it waits, and the request that stops it another.
+_RESPONSE_THREADS = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -138,6 +141,7 @@ def _command(installation: Installation, repository: Path, ports: PortsSpec, pre
         f"--backend-directory={installation.backend_directory}",
         f"--cache-directory={installation.cache_directory}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--backend-config=python,thread-pool-size={_RESPONSE_THREADS}",
         # Every model is loaded once, at the start. Open model control would let any page that a browser on this
         # machine shows load a model of its own, that is: run its code.
         "--model-control-mode=none",
