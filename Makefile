@@ -19,7 +19,7 @@ run: .venv/.ready  ## model, quantize, build, render, serve, stream a reply; kee
 test: .venv/.dev-ready  ## all tests: unit, integration, end to end
 	$(BIN)/pytest
 unit: .venv/.dev-ready  ## unit tests only, under a minute
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n auto
 check: .venv/.dev-ready  ## format, lint, types, import contract, fresh schema and renderings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
