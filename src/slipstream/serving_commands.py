@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
@@ -20,15 +19,13 @@ from slipstream.commands import (
 )
 from slipstream.detach import serve_detached
 from slipstream.errors import SlipstreamError, StaleArtifactError
-from slipstream.gateway_config import GatewayConfig
 from slipstream.pipeline import Context, require, stages_for
 from slipstream.progress import finished, reporting
 from slipstream.project import Workspace
-from slipstream.serve.ports import LOOPBACK, Address, endpoints
+from slipstream.serve.ports import LOOPBACK, Address
 from slipstream.serve.state import ServingState, already_served, read_state, serving
 from slipstream.serve.supervise import ServedDeployment, served, stop_served, supervise
-from slipstream.spec import BackendSpec, PortsSpec
-from slipstream.upstreams import gateway_config, why_no_gateway
+from slipstream.upstreams import gateway_of, why_no_gateway
 
 _REPLY_TOKENS = 128
 
@@ -102,7 +99,7 @@ def _serve_until_told(context: Context, request: Request, address: Address, ques
             stack.enter_context(serving(workspace.run, spec.name))
         with reporting("triton") as report:
             repository, run = workspace.model_repository, workspace.run
-            gateway = _gateway_of(context)
+            gateway = gateway_of(spec, root=context.root, model_dir=workspace.model)
             deployment = stack.enter_context(
                 served(spec, repository, run, report, address=address, gateway=gateway, sets=request.sets)
             )
@@ -117,24 +114,6 @@ def _serve_until_told(context: Context, request: Request, address: Address, ques
                     return
             _announce(state, request, "Ctrl-C stops.")
             supervise(deployment, _log)
-
-
-def _gateway_of(context: Context) -> Callable[[PortsSpec], GatewayConfig] | None:
-    """What configures the gateway once ports are known; None where there is none."""
-    if why_no_gateway(context.spec) is not None:
-        return None
-
-    def configure(ports: PortsSpec) -> GatewayConfig:
-        where = endpoints(ports)
-        return gateway_config(
-            context.spec,
-            root=context.root,
-            model_dir=context.workspace.model,
-            port=ports.gateway,
-            own=BackendSpec(grpc=where.grpc, metrics=where.metrics),
-        )
-
-    return configure
 
 
 def _tell_ready(deployment: ServedDeployment, no_gateway: str | None, started: float) -> None:

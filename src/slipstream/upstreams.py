@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slipstream.errors import SpecError
 from slipstream.gateway.queueing.capacity import capacity_of
 from slipstream.gateway_config import GatewayConfig, UpstreamConfig
 from slipstream.project import Workspace
-from slipstream.spec import BackendSpec, DeploymentSpec, UpstreamSpec
+from slipstream.spec import BackendSpec, DeploymentSpec, PortsSpec, UpstreamSpec
 from slipstream.spec_file import load_deployment
 
 _LOOPBACK = "127.0.0.1"
@@ -20,6 +20,13 @@ _OF_ANSWERS = {"model", "quantization", "engine", "runtime"}  # groups of settin
 def why_no_gateway(spec: DeploymentSpec) -> str | None:
     """Why no gateway is started beside this deployment's Triton; None where one is."""
     return _why_mute(spec) if spec.gateway.enabled else "gateway.enabled is false"
+
+
+def gateway_of(spec: DeploymentSpec, *, root: Path, model_dir: Path) -> Callable[[PortsSpec], GatewayConfig] | None:
+    """What configures the gateway beside the deployment's Triton once ports are known; None where there is none."""
+    if why_no_gateway(spec) is not None:
+        return None
+    return lambda ports: gateway_config(spec, root=root, model_dir=model_dir, port=ports.gateway, own=_local(ports))
 
 
 def gateway_config(
@@ -35,7 +42,7 @@ def gateway_config(
         replicas = models[spec.name].backends if spec.name in models else ()
         models = {**models, spec.name: _of_deployment(spec.name, spec, model_dir, (own, *replicas))}
     elif not models:
-        models = {spec.name: _of_deployment(spec.name, spec, model_dir, (_local(spec),))}
+        models = {spec.name: _of_deployment(spec.name, spec, model_dir, (_expected(spec),))}
     ordered = sorted(models.values(), key=lambda model: (model.name != spec.name, model.name))
     return GatewayConfig(root=root, port=port, upstreams=tuple(ordered), settings=settings)
 
@@ -98,11 +105,15 @@ def _why_mute(spec: DeploymentSpec) -> str | None:
     return None
 
 
-def _local(spec: DeploymentSpec) -> BackendSpec:
+def _expected(spec: DeploymentSpec) -> BackendSpec:
     ports = spec.runtime.ports
     if ports == "auto":
         raise SpecError(
             f"{spec.name}: runtime.ports is auto: where its Triton is cannot be known",
             mend="name the ports, or the Tritons in gateway.upstreams",
         )
+    return _local(ports)
+
+
+def _local(ports: PortsSpec) -> BackendSpec:
     return BackendSpec(grpc=f"{_LOOPBACK}:{ports.grpc}", metrics=f"{_LOOPBACK}:{ports.metrics}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import statistics
@@ -21,6 +22,7 @@ from slipstream.progress import Reporter
 from slipstream.serve.ports import Endpoints
 from slipstream.serve.supervise import served
 from slipstream.text.tokenizer import Tokenizer
+from slipstream.upstreams import gateway_of
 
 BESIDE = 4  # streams that run on
 TRIALS = 15
@@ -56,11 +58,14 @@ def measure_cancellation(context: Context, report: Reporter) -> list[Freed]:
     """One row a path."""
     spec, workspace = context.spec, context.workspace
     tokenizer = Tokenizer.load(workspace.model)
-    with served(spec, workspace.model_repository, workspace.run, report) as deployment:
-        where = deployment.server.endpoints
+    configure = gateway_of(spec, root=context.root, model_dir=workspace.model)
+    with served(spec, workspace.model_repository, workspace.run, report, gateway=configure) as deployment:
+        where, gateway = deployment.server.endpoints, deployment.gateway
+        assert gateway is not None, "the deployment has one"
         ids = tokenizer.encode("Once upon a time")
+        leavers = _leavers(where, ids) | {"the gateway, HTTP events": lambda: _by_chat(gateway.config.port, spec.name)}
         with _streams_beside(where.grpc, ids) as gaps:
-            return [_measured(path, leave, where.metrics, gaps, report) for path, leave in _leavers(where, ids).items()]
+            return [_measured(path, leave, where.metrics, gaps, report) for path, leave in leavers.items()]
 
 
 def _measured(path: str, leave: Callable[[], float], metrics: str, gaps: list[float], report: Reporter) -> Freed:
@@ -108,13 +113,22 @@ def _leavers(where: Endpoints, ids: list[int]) -> dict[str, Callable[[], float]]
 
 
 def _by_events(http: str) -> float:
-    host, _, port = http.rpartition(":")
-    body = f'{{"text_input": "Once upon a time", "max_tokens": {_LONG}, "stream": true}}'
-    with socket.create_connection((host, int(port))) as connection:
-        head = (
-            f"POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: {http}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        connection.sendall(f"{head}{body}".encode())
+    _, _, port = http.rpartition(":")
+    body = {"text_input": "Once upon a time", "max_tokens": _LONG, "stream": True}
+    return _first_event(int(port), "/v2/models/ensemble/generate_stream", body)
+
+
+def _by_chat(port: int, model: str) -> float:
+    body = {"model": model, "prompt": "Once upon a time", "max_tokens": _LONG, "min_tokens": _LONG, "stream": True}
+    return _first_event(port, "/v1/completions", body)
+
+
+def _first_event(port: int, path: str, fields: dict[str, object]) -> float:
+    """Ask, wait for the first event and close the connection; the time then."""
+    body = json.dumps(fields)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(f"{head}\r\n\r\n{body}".encode())
         while b"data:" not in connection.recv(65536):
             pass
         return time.monotonic()

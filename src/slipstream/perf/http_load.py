@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import orjson
@@ -58,15 +60,18 @@ class StreamCount:
 
 def run_streams(target: Target, *, streams: int, tokens: int, rounds: int, pause_s: float = 0.0) -> StreamCount:
     """Hold `streams` streams of `tokens` tokens at once, `rounds` times each, and count their events."""
+    requests = [target.request(tokens=tokens, stream=True)] * streams
+    return run_requests(target.port, requests, rounds=rounds, pause_s=pause_s)
+
+
+def run_requests(port: int, requests: Sequence[bytes], *, rounds: int = 1, pause_s: float = 0.0) -> StreamCount:
+    """Send each of `requests` for a stream on a connection of its own, `rounds` times, and count their events."""
     count = StreamCount()
 
     async def run() -> None:
-        loop, request = asyncio.get_running_loop(), target.request(tokens=tokens, stream=True)
-        ended = []
-        for _ in range(streams):
-            _, client = await loop.create_connection(
-                lambda: _StreamClient(request, rounds, count), "127.0.0.1", target.port
-            )
+        loop, ended = asyncio.get_running_loop(), []
+        for request in requests:
+            _, client = await loop.create_connection(partial(_StreamClient, request, rounds, count), "127.0.0.1", port)
             ended.append(client.ended)
             if pause_s:
                 await asyncio.sleep(pause_s)
