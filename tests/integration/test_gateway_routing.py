@@ -32,7 +32,7 @@ MODEL = "smollm2"
 @pytest.fixture(scope="module")
 def second(artifacts: Path) -> Iterator[Served]:
     """A server of its own, which a test may kill."""
-    with serve_copy(artifacts, "second") as server:
+    with serve_copy(artifacts, "routed") as server:
         yield server
 
 
