@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipstream.errors import SlipstreamError
+from slipstream.private_file import write_private
 from slipstream.spec import BackendSpec, GatewaySpec, Group
 from slipstream.spec.groups import Port
 
 CONFIG_FILE = "gateway.json"  # in the run directory of a deployment
-_FILE_MODE = 0o600
 
 
 class UpstreamConfig(Group):
@@ -54,7 +53,7 @@ class GatewayConfig(Group):
 
 def write_config(path: Path, config: GatewayConfig) -> None:
     """Write it whole or not at all, for this user's eyes only."""
-    _write(path, config.model_dump_json(indent=2).encode())
+    write_private(path, config.model_dump_json(indent=2).encode())
 
 
 def read_config(path: Path) -> GatewayConfig:
@@ -86,7 +85,7 @@ class Outcome(BaseModel):
 
 
 def write_outcome(config_file: Path, outcome: Outcome) -> None:
-    _write(outcome_file(config_file), outcome.model_dump_json().encode())
+    write_private(outcome_file(config_file), outcome.model_dump_json().encode())
 
 
 def read_outcome(config_file: Path) -> Outcome | None:
@@ -99,14 +98,3 @@ def read_outcome(config_file: Path) -> Outcome | None:
 
 def outcome_file(config_file: Path) -> Path:
     return config_file.with_suffix(".outcome.json")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ def test_results_of_tools_and_the_system_reach_the_model(base: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "kind"),
     [
-        ({"model": "claude"}, 404, "not_found_error"),
+        ({"model": "no-such-model"}, 404, "not_found_error"),
         ({"max_tokens": 0}, 400, "invalid_request_error"),
         ({"messages": [{"role": "assistant", "content": "Yes,"}]}, 400, "invalid_request_error"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, 400, "invalid_request_error"),

@@ -88,6 +88,7 @@ def test_a_request_counts_by_route_status_and_model(base: str) -> None:
     ask(base, stream=True)
     labels = {"route": CHAT, "status": "200", "model": "small"}
     eventually(2, lambda: sample(base, "slipstream_gateway_requests_total", **labels))
+    assert sample(base, "slipstream_gateway_requests_total", **labels | {"status": "500"}) is None
 
 
 def test_a_client_cannot_make_up_labels(base: str) -> None:

@@ -130,6 +130,7 @@ def test_nothing_waits_where_nothing_is_known_of_the_room() -> None:
         queue = FairQueue(Capacity(), GatewayAdmissionSpec())
         for _ in range(100):
             await enter(queue, tokens=10**6)
+        assert (queue.running_choices, queue.waiting) == (100, 0)
 
     run(scenario)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 import time
@@ -22,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipstream.errors import SlipstreamError
 from slipstream.gateway.caller import Caller, CallerLimits, Priority
+from slipstream.private_file import write_private
 
 _PREFIX = "sk"
-_FILE_MODE = 0o600
 
 
 class KeyLimits(BaseModel):
@@ -157,14 +156,7 @@ class KeyFile:
             ) from error
 
     def _write(self, stored: _Stored) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.partial")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(json.dumps(stored.model_dump(exclude_none=True), indent=2) + "\n")
-            temporary.rename(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_private(self.path, (json.dumps(stored.model_dump(exclude_none=True), indent=2) + "\n").encode())
 
 
 class Keyring:

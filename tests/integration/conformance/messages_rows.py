@@ -119,7 +119,7 @@ SERVED = [
     ),
 ]
 REFUSED = [
-    MessagesRow(name="an unknown model", asked={"model": "claude"}, status=404, kind="not_found_error"),
+    MessagesRow(name="an unknown model", asked={"model": "no-such-model"}, status=404, kind="not_found_error"),
     MessagesRow(name="max_tokens 0", asked={"max_tokens": 0}, status=400, kind="invalid_request_error"),
     MessagesRow(name="temperature 2", asked={"temperature": 2.0}, status=400, kind="invalid_request_error"),
     MessagesRow(name="no messages", asked={"messages": []}, status=400, kind="invalid_request_error"),
